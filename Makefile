@@ -1,0 +1,77 @@
+# Everything is built from Python 3.11, pip and make. `make help` lists the targets.
+PYTHON ?= python3
+
+VENV := .venv
+BIN  := $(VENV)/bin
+RUN  := $(BIN)/python
+TL3  := .tl3
+PEER := .peers/sparsify
+
+PIP_INSTALL := -m pip install --disable-pip-version-check -c constraints.txt
+ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-real lint docs bench peers example-smollm2 clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.base ## splice the shipped demo model and show its features
+	$(BIN)/tl-transcoders demo
+
+test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its case table on 3.9.0
+	$(RUN) -m pytest
+	$(ON_TL3) $(RUN) -m pytest -m "cases and not real"
+
+test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests; fetches both models once
+	$(RUN) -m examples.real_models all
+	$(RUN) -m pytest -m real tests/real
+	$(ON_TL3) $(RUN) -m pytest -m "real and cases" tests/real
+
+lint: $(VENV)/.lint ## ruff, import contracts, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+docs: $(VENV)/.docs ## build the documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line last
+	$(RUN) -m benchmarks.splice
+	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
+
+peers: $(PEER)/.stamp ## peers' packages, each in its own environment, for make bench
+
+example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for SmolLM2-135M
+	$(RUN) -m examples.smollm2_splice
+
+clean: ## remove everything make has built in this folder
+	rm -rf $(VENV) $(TL3) .peers site build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: the other packages then find it installed and bring no second build of it.
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) $(PIP_INSTALL) torch
+	$(RUN) $(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/.test $(VENV)/.docs $(VENV)/.lint: $(VENV)/.%: $(VENV)/.base
+	$(RUN) $(PIP_INSTALL) -e ".[$*]"
+	touch $@
+
+# transformer-lens 3.9.0 over the same environment: it needs one package that 4.3 does not.
+$(TL3)/.stamp: Makefile | $(VENV)/.base
+	rm -rf $(TL3)
+	$(RUN) -m pip install --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
+	touch $@
+
+$(PEER)/.stamp: constraints.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python $(PIP_INSTALL) torch
+	$(PEER)/bin/python $(PIP_INSTALL) eai-sparsify
+	SPARSIFY_DISABLE_TRITON=1 $(PEER)/bin/python -c "import sparsify"
+	touch $@

@@ -1,0 +1,1 @@
+"""Runnable examples on real models and real text, and the code that fetches both."""

@@ -1,0 +1,20 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models are faster on one thread, and leave the other core to whoever shares the machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Every test begins at the same seed and leaves gradients and the default dtype as it found them."""
+    torch.manual_seed(0)
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    yield
+    assert torch.is_grad_enabled() is grad
+    assert torch.get_default_dtype() is dtype

@@ -1,0 +1,180 @@
+"""Ways of running a spliced model: excluded positions, padding, generation, bf16, part of the layers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cases import BOS, FEATURES, HOSTS, PAD, Host, Kind, case_id, tokens
+from tl_transcoders.errors import HookNeverFiredError, ShapeError
+from tl_transcoders.splice import splice
+from tl_transcoders.transcoders import TopK
+
+pytestmark = pytest.mark.cases
+every_host = pytest.mark.parametrize("host", HOSTS, ids=case_id)
+some_kinds = pytest.mark.parametrize(
+    "kind",
+    [
+        Kind("topk", TopK(5), skip=True),
+        Kind("resid", TopK(5), read="ln2_normalized"),
+        Kind("after-post-norm", write="mlp_out"),
+        Kind("clt", TopK(5), cross_layer=True),
+        Kind("sae", TopK(5), read="resid_pre", write="resid_pre"),
+    ],
+    ids=case_id,
+)
+TOPK = Kind("topk", TopK(5))
+
+
+@every_host
+@some_kinds
+@pytest.mark.parametrize("error", ["drop", "keep"])
+def test_excluded_positions_are_the_original_mlps(host: Host, kind: Kind, error: Any) -> None:
+    model = host.build()
+    mask = tokens() == BOS
+    mask[1, 3] = True
+    with torch.no_grad():
+        base = model(tokens(), return_type="logits")
+        with splice(model, kind.build(model), error=error, exclude=mask):
+            logits, cache = model.run_with_cache(tokens())
+        post = next(cache[n] for n in cache if n.endswith("hook_post") and "original" not in n)
+    assert (post[mask] == 0).all()
+    assert (post[~mask] != 0).any()
+    # nothing before the first included position has changed
+    torch.testing.assert_close(logits[:, 0], base[:, 0], atol=1e-5, rtol=0)
+    assert error == "keep" or not torch.allclose(logits[:, 1], base[:, 1], atol=1e-4)
+
+
+@every_host
+@some_kinds
+def test_excluding_everything_is_the_original_model(host: Host, kind: Kind) -> None:
+    model = host.build()
+    everything = torch.ones_like(tokens(), dtype=torch.bool)
+    with torch.no_grad():
+        base = model(tokens(), return_type="logits")
+        with splice(model, kind.build(model), exclude=everything):
+            logits = model(tokens(), return_type="logits")
+    torch.testing.assert_close(logits, base, atol=1e-5, rtol=0)
+
+
+@every_host
+def test_special_tokens_are_found_by_the_tokenizer(host: Host) -> None:
+    model = host.build()
+    transcoders = TOPK.build(model)
+    with torch.no_grad():
+        with splice(model, transcoders, exclude="special"):
+            by_name = model(tokens())
+        with splice(model, transcoders, exclude=[BOS, PAD, 0]):
+            by_id = model(tokens())
+        with splice(model, transcoders, exclude=(tokens() == BOS) | (tokens() == 0)):
+            by_mask = model(tokens())
+    assert torch.equal(by_name, by_id)
+    assert torch.equal(by_name, by_mask)
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    model = HOSTS[0].build()
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    with (
+        splice(model, TOPK.build(model), exclude=mask),
+        pytest.raises(ShapeError, match=r"exclude mask: got shape \(2, 5\) for tokens \(3, 7\)"),
+    ):
+        model(tokens())
+
+
+@every_host
+def test_left_padding_leaves_the_prompt_alone(host: Host) -> None:
+    model = host.build()
+    if host.kind == "bridge":
+        pytest.skip("the Bridge takes an attention mask for padded ids; see the next test")
+    prompt = tokens(1)
+    padded = torch.cat([torch.full((1, 3), PAD), prompt], dim=1)
+    mask = (padded != PAD).long()
+    with splice(model, TOPK.build(model)), torch.no_grad():
+        alone = model(prompt)[0, -1]
+        beside = model(padded, attention_mask=mask, padding_side="left")[0, -1]
+    torch.testing.assert_close(beside, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if h.kind == "bridge"], ids=case_id)
+def test_left_padding_leaves_the_prompt_alone_on_the_bridge(host: Host) -> None:
+    model = host.build()
+    prompt = tokens(1)
+    padded = torch.cat([torch.full((1, 3), PAD), prompt], dim=1)
+    mask = (padded != PAD).long()
+    with torch.no_grad():
+        unspliced = model(padded, attention_mask=mask)[0, -1] - model(prompt)[0, -1]
+        with splice(model, TOPK.build(model)):
+            alone = model(prompt)[0, -1]
+            beside = model(padded, attention_mask=mask)[0, -1]
+    # GPT-2's Bridge gives padded prompts other positions when it is not spliced either
+    if unspliced.abs().max() < 1e-4:
+        torch.testing.assert_close(beside, alone, atol=1e-4, rtol=1e-4)
+
+
+@every_host
+@some_kinds
+def test_generation_with_a_cache_equals_generation_without(host: Host, kind: Kind) -> None:
+    model = host.build()
+    settings: dict[str, Any] = {
+        "max_new_tokens": 4,
+        "do_sample": False,
+        "verbose": False,
+        "stop_at_eos": False,
+    }
+    with splice(model, kind.build(model), exclude="special"), torch.no_grad():
+        cached = model.generate(tokens(2), use_past_kv_cache=True, **settings)
+        plain = model.generate(tokens(2), use_past_kv_cache=False, **settings)
+        by_hand = greedy(model, tokens(2), 4)
+    assert torch.equal(cached, plain)
+    assert torch.equal(cached, by_hand)
+
+
+@every_host
+@some_kinds
+def test_stopping_early_gives_the_residual_and_leaves_no_state(host: Host, kind: Kind) -> None:
+    model = host.build()
+    with splice(model, kind.build(model)), torch.no_grad():
+        logits, cache = model.run_with_cache(tokens())
+        stopped = model(tokens(), stop_at_layer=2)
+        again = model(tokens())
+    torch.testing.assert_close(again, logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stopped, cache["blocks.2.hook_resid_pre"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if not h.processed], ids=case_id)
+def test_bfloat16_models_run_with_either_precision_of_transcoders(host: Host) -> None:
+    model = host.fresh().to(torch.bfloat16)
+    transcoders = Kind("skip", TopK(5), skip=True).build(model)
+    for dtype in (torch.float32, torch.bfloat16):
+        with splice(model, transcoders.to(dtype), error="keep"), torch.no_grad():
+            logits, cache = model.run_with_cache(tokens())
+        assert cache["blocks.1.mlp.hook_post"].dtype == dtype
+        assert cache["blocks.1.mlp.hook_post"].shape[-1] == FEATURES
+        assert cache["blocks.1.mlp.hook_out"].dtype == torch.bfloat16
+        base = model(tokens()).float()
+        assert (logits.float() - base).abs().max() < 0.1 * base.std()
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if h.kind == "hooked"], ids=case_id)
+def test_starting_midway_is_refused_where_earlier_features_are_needed(host: Host) -> None:
+    model = host.build()
+    with torch.no_grad(), splice(model, Kind("clt", cross_layer=True).build(model)):
+        _, cache = model.run_with_cache(tokens())
+        with pytest.raises(ValueError, match=r"no start_at_layer"):
+            model(cache["blocks.1.hook_resid_pre"], start_at_layer=1)
+
+
+def test_embeddings_in_place_of_tokens_are_refused_with_exclude() -> None:
+    model = HOSTS[0].build()
+    with splice(model, TOPK.build(model), exclude="special") as spliced:
+        with pytest.raises(HookNeverFiredError, match="did not call the token embedding"):
+            spliced.hooked[0](torch.zeros(1, 2, 20))
+
+
+def greedy(model: Any, prompt: Tensor, n: int) -> Tensor:
+    for _ in range(n):
+        following = model(prompt, return_type="logits")[:, -1].argmax(-1, keepdim=True)
+        prompt = torch.cat([prompt, following], dim=1)
+    return prompt

@@ -1,0 +1,155 @@
+"""Measuring a splice: reconstruction, sparsity and behaviour."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_transcoders.errors import ShapeError
+from tl_transcoders.evaluation.behaviour import Mean, divergence, next_token_loss
+from tl_transcoders.evaluation.reconstruction import Tally
+from tl_transcoders.evaluation.report import Effect, LayerReport, Report
+from tl_transcoders.splice import Mode, Spliced
+from tl_transcoders.transcoders import CrossLayerTranscoder
+
+Setting = tuple[Mode, tuple[int, ...]]
+
+
+def evaluate(
+    spliced: Spliced,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    batch_size: int = 8,
+    per_layer: bool = False,
+    progress: bool = False,
+) -> Report:
+    """How well the transcoders rebuild the MLPs, and what the model's predictions lose.
+
+        FVU = Σ‖mlp(x) − transcoder(x)‖² / Σ‖mlp(x) − mean mlp(x)‖²     x: inputs in the original model
+
+    Loss is next-token cross-entropy and KL is KL(original ‖ other), both in nats and both means over
+    tokens; padding tokens are left out, and excluded positions (`splice(..., exclude=)`) do not count
+    towards FVU, L0 and dead features. `spliced` is measured under the error policy of the splice.
+
+    **Arguments:** `tokens`, prompts of one length; `batch_size`, prompts per forward pass; `per_layer`,
+    also measure every layer spliced and ablated alone (two forward passes each; not for cross-layer
+    transcoders, whose layers do not stand alone).
+
+    **Raises:** ShapeError for prompts of fewer than two tokens.
+
+    ```python
+    with tlt.splice(model, transcoders) as spliced:
+        print(tlt.evaluate(spliced, tokens).spliced.loss)
+    ```
+    """
+    if tokens.shape[1] < 2:
+        raise ShapeError(
+            "evaluate",
+            got=f"prompts of {tokens.shape[1]} tokens",
+            expected="at least two, of which the first predicts the second",
+            do="Give longer prompts.",
+        )
+    tokens = tokens.to(spliced.host.device)
+    alone = per_layer and not isinstance(spliced.transcoders, CrossLayerTranscoder)
+    settings = list(_settings(spliced.layers, alone))
+    losses = {setting: (Mean(), Mean()) for setting in settings}
+    tallies = {layer: Tally() for layer in spliced.layers}
+    for batch in tqdm(tokens.split(batch_size), disable=not progress, desc="evaluate"):
+        _measure(spliced, batch, losses, tallies)
+    effects = {s: Effect(loss=a.value, kl=b.value) for s, (a, b) in losses.items()}
+    return _report(spliced.layers, effects, tallies, tokens)
+
+
+def _settings(layers: tuple[int, ...], alone: bool) -> Iterator[Setting]:
+    for mode in Mode:
+        yield mode, layers
+        if alone and mode is not Mode.ORIGINAL and len(layers) > 1:
+            yield from ((mode, (layer,)) for layer in layers)
+
+
+def _measure(
+    spliced: Spliced,
+    batch: Int[Tensor, "batch pos"],
+    losses: dict[Setting, tuple[Mean, Mean]],
+    tallies: dict[int, Tally],
+) -> None:
+    kept = _not_padding(spliced, batch)
+    with spliced.keeping_error(), _tallying(spliced, tallies, kept):
+        spliced.host.run(batch)
+    with spliced.running(Mode.ORIGINAL):
+        original = spliced.host.logits(batch)
+    for (mode, layers), (loss, kl) in losses.items():
+        with spliced.running(Mode.ORIGINAL), spliced.running(mode, layers):
+            logits = original if mode is Mode.ORIGINAL else spliced.host.logits(batch)
+        loss.add(next_token_loss(logits, batch), kept[:, 1:] & kept[:, :-1])
+        kl.add(divergence(original, logits), kept)
+
+
+@contextmanager
+def _tallying(
+    spliced: Spliced, tallies: dict[int, Tally], kept: Bool[Tensor, "batch pos"]
+) -> Iterator[None]:
+    errors: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        for layer, hooked in spliced.hooked.items():
+
+            def on_post(_: Any, __: Any, post: Tensor, layer: int = layer) -> None:
+                tallies[layer].add_features(post, kept & spliced.included(kept))
+
+            def on_error(_: Any, __: Any, error: Tensor, layer: int = layer) -> None:
+                errors[layer] = error
+
+            def on_out(_: Any, __: Any, output: Tensor, layer: int = layer) -> None:
+                tallies[layer].add_output(
+                    errors.pop(layer), output, kept & spliced.included(kept)
+                )
+
+            for point, hook in (
+                (hooked.hook_post, on_post),
+                (hooked.hook_error, on_error),
+                (hooked.hook_out, on_out),
+            ):
+                hooks.callback(point.register_forward_hook(hook).remove)
+        yield
+
+
+def _not_padding(spliced: Spliced, batch: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    tokenizer = spliced.host.tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    shared = pad in (
+        getattr(tokenizer, "bos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+    )
+    return torch.ones_like(batch, dtype=torch.bool) if pad is None or shared else batch != pad
+
+
+def _report(
+    layers: tuple[int, ...],
+    effects: dict[Setting, Effect],
+    tallies: dict[int, Tally],
+    tokens: Int[Tensor, "batch pos"],
+) -> Report:
+    rows = [
+        LayerReport(
+            layer=layer,
+            fvu=tally.fvu,
+            l0=tally.l0,
+            dead=tally.dead,
+            spliced=effects.get((Mode.TRANSCODER, (layer,))),
+            ablated=effects.get((Mode.ABLATED, (layer,))),
+        )
+        for layer, tally in tallies.items()
+    ]
+    return Report(
+        n_tokens=tokens.numel(),
+        original=effects[Mode.ORIGINAL, layers],
+        spliced=effects[Mode.TRANSCODER, layers],
+        ablated=effects[Mode.ABLATED, layers],
+        layers=tuple(rows),
+    )
+
+

@@ -1,0 +1,89 @@
+"""What `evaluate` returns, and how it prints."""
+
+from dataclasses import dataclass
+from typing import final
+
+from rich.table import Table
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Next-token loss in nats, and KL(original ‖ this) in nats."""
+
+    loss: float
+    kl: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
+    """One layer: its reconstruction, and what the model loses when it alone is spliced or ablated.
+
+    `spliced` and `ablated` are None where layers were not measured one by one.
+    """
+
+    layer: int
+    fvu: float
+    l0: float
+    dead: float
+    spliced: Effect | None
+    ablated: Effect | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Every layer, and the model with all of them original, spliced, or ablated to zero."""
+
+    n_tokens: int
+    original: Effect
+    spliced: Effect
+    ablated: Effect
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def loss_recovered(self) -> float:
+        """(ablated − spliced) / (ablated − original) of the loss: 1 is the original model."""
+        return (self.ablated.loss - self.spliced.loss) / (self.ablated.loss - self.original.loss)
+
+    def table(self) -> Table:
+        """A rich table, one row per layer and one for all together."""
+        table = Table(title=f"{self.n_tokens:,} tokens, loss and KL in nats")
+        for column in ("layer", "FVU", "L0", "dead", "loss original", "spliced", "ablated"):
+            table.add_column(column, justify="right")
+        table.add_column("KL spliced", justify="right")
+        table.add_column("KL ablated", justify="right")
+        for row in self.layers:
+            shape = (f"{row.fvu:.3f}", f"{row.l0:.1f}", f"{row.dead:.1%}")
+            table.add_row(str(row.layer), *shape, *self._effects(row.spliced, row.ablated))
+        if self.layers:
+            table.add_section()
+        table.add_row("all", "", "", "", *self._effects(self.spliced, self.ablated))
+        return table
+
+    def markdown(self) -> str:
+        """The same table for a document."""
+        head = "| layer | FVU | L0 | dead | loss original | spliced | ablated | KL spliced | KL ablated |"
+        lines = [head, "|---" * 9 + "|"]
+        for row in self.layers:
+            shape = (f"{row.fvu:.3f}", f"{row.l0:.1f}", f"{row.dead:.1%}")
+            cells = (str(row.layer), *shape, *self._effects(row.spliced, row.ablated))
+            lines.append("| " + " | ".join(cells) + " |")
+        cells = ("all", "", "", "", *self._effects(self.spliced, self.ablated))
+        return "\n".join([*lines, "| " + " | ".join(cells) + " |"])
+
+    def _effects(self, spliced: Effect | None, ablated: Effect | None) -> tuple[str, ...]:
+        def show(value: float | None) -> str:
+            return "" if value is None else f"{value:.4f}"
+
+        return (
+            show(self.original.loss),
+            show(None if spliced is None else spliced.loss),
+            show(None if ablated is None else ablated.loss),
+            show(None if spliced is None else spliced.kl),
+            show(None if ablated is None else ablated.kl),
+        )
+
+    def __rich__(self) -> Table:
+        return self.table()

@@ -1,0 +1,16 @@
+"""The only importer of transformer_lens."""
+
+from transformer_lens.hook_points import HookPoint as HookPoint
+
+from tl_transcoders.hosts.base import AbstractHost as AbstractHost
+from tl_transcoders.hosts.registry import Undo as Undo
+from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
+from tl_transcoders.hosts.resolve import resolve_host as resolve_host
+from tl_transcoders.hosts.sites import HOOK_NAMES as HOOK_NAMES
+from tl_transcoders.hosts.sites import RESIDUAL_SITES as RESIDUAL_SITES
+from tl_transcoders.hosts.sites import site_name as site_name
+from tl_transcoders.hosts.tap import Silence as Silence
+from tl_transcoders.hosts.tap import Tap as Tap
+from tl_transcoders.hosts.tap import is_hooked as is_hooked
+from tl_transcoders.hosts.tap import tensor_version as tensor_version
+from tl_transcoders.hosts.tap import was_changed as was_changed

@@ -1,0 +1,171 @@
+"""What a splice, a trainer or an evaluation needs of a model, whichever TransformerLens class it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from tl_transcoders._types import Site
+from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.recording import Recording
+from tl_transcoders.hosts.registry import Undo
+from tl_transcoders.hosts.sites import HOOK_NAMES, site_name
+
+
+class AbstractHost(ABC):
+    """A model, seen through the words of this package.
+
+    Facts (`n_layers`, `folded`, ...), the modules of a block, its hook points by site, and the two things
+    that are done to it: putting a module in another's place, and running it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+
+    # facts
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.model.cfg.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.cfg.d_model
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of tokens."""
+        return self.model.cfg.d_vocab
+
+    @property
+    def model_name(self) -> str | None:
+        """The name the model was loaded under."""
+        return getattr(self.model.cfg, "model_name", None)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, or None."""
+        return getattr(self.model, "tokenizer", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lives."""
+        return self._first_parameter().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self._first_parameter().dtype
+
+    @property
+    @abstractmethod
+    def folded(self) -> bool:
+        """Whether the gains of the norms were folded into the weights that follow them."""
+
+    @property
+    @abstractmethod
+    def centred(self) -> bool:
+        """Whether the norms subtract the mean (LayerNorm), so that folding also centres what is written."""
+
+    def site_width(self, site: Site, layer: int) -> int:
+        """Size of the last dimension at a site (for `z`, of all heads together)."""
+        self.check_layer(layer)
+        if site == "z":
+            return self.model.cfg.n_heads * self.model.cfg.d_head
+        return self.d_model
+
+    # modules
+
+    def block(self, layer: int) -> nn.Module:
+        """The block of a layer."""
+        self.check_layer(layer)
+        return self.model.blocks[layer]
+
+    @property
+    def embed(self) -> nn.Module:
+        """The module that is called with the token ids."""
+        return self.model.embed
+
+    @abstractmethod
+    def mlp(self, layer: int) -> nn.Module:
+        """The MLP module of a layer; raises SpliceError where there is none that can be replaced."""
+
+    @abstractmethod
+    def post_norm(self, layer: int) -> nn.Module | None:
+        """The norm between the MLP module and the residual stream (Gemma), or None."""
+
+    def post_norm_name(self, layer: int) -> str:
+        """What the block calls that norm."""
+        return "ln2_post"
+
+    # hook points
+
+    def hook_point(self, site: Site, layer: int) -> HookPoint:
+        """The hook point of a site; raises SpliceError where the architecture has none."""
+        self.check_layer(layer)
+        name = HOOK_NAMES[site].format(layer=layer)
+        found = self.model.hook_dict.get(name)
+        if found is None:
+            raise SpliceError(
+                site_name(site, layer),
+                got="no such hook point on this model",
+                expected="a hook point for the site",
+                do="Choose another site (blocks with parallel attention and MLP have no resid_mid).",
+            )
+        return found
+
+    @abstractmethod
+    def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
+        """The `hook_in` and `hook_out` through which a module receives and returns, where the host gives it any."""
+
+    @abstractmethod
+    def give_up_hook_points(self, module: nn.Module, names: Iterable[str]) -> Undo:
+        """Leave fresh, silent hook points in a module whose own have gone to its stand-in."""
+
+    # what is done to it
+
+    @abstractmethod
+    def replace(self, layer: int, part: str, module: nn.Module, *, hook_points: Iterable[str]) -> Undo:
+        """Put `module` where `blocks.{layer}.{part}` stands and list its hook points of these names."""
+
+    @abstractmethod
+    def attach(self, hook_point: HookPoint, name: str, module: nn.Module) -> Undo:
+        """Hang `module` under a hook point and list its hook points under `name`."""
+
+    def run(self, tokens: Int[Tensor, "batch pos"], *, stop_at_layer: int | None = None) -> None:
+        """One forward pass without gradient, for what its hooks see."""
+        with torch.no_grad():
+            self.model(tokens.to(self.device), return_type=None, stop_at_layer=stop_at_layer)
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """Logits of one forward pass without gradient."""
+        with torch.no_grad():
+            return self.model(tokens.to(self.device), return_type="logits")
+
+    def recording(
+        self, sites: Iterable[tuple[int, Site]]
+    ) -> AbstractContextManager[dict[tuple[int, Site], Tensor]]:
+        """A context that keeps, in a dictionary, the last run's detached values at `(layer, site)`."""
+        return Recording(self, list(sites))
+
+    # checks
+
+    def check_layer(self, layer: int) -> None:
+        """Raise SpliceError for a layer the model does not have."""
+        if not 0 <= layer < self.n_layers:
+            raise SpliceError(
+                f"layer {layer}",
+                got=f"a model of {self.n_layers} layers",
+                expected=f"a layer from 0 to {self.n_layers - 1}",
+                do="Choose a layer of the model.",
+            )
+
+    def _first_parameter(self) -> nn.Parameter:
+        return next(self.model.parameters())

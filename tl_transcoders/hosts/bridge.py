@@ -1,0 +1,134 @@
+"""TransformerBridge, TransformerLens 3.9 and 4.
+
+Everything here that touches a private attribute of the Bridge does so because it has no public way: a
+component is registered three times (in its block, in the block's `submodules`, and inside the wrapped
+Hugging Face layer), and its hook points are listed in `_hook_registry`.
+"""
+
+from collections.abc import Iterable
+from typing import Any, final
+
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.base import AbstractHost
+from tl_transcoders.hosts.registry import (
+    Undo,
+    hook_points_under,
+    name_hook_points,
+    rename_under,
+)
+
+
+@final
+class BridgeHost(AbstractHost):
+    """A TransformerBridge, plain or in compatibility mode."""
+
+    @property
+    def folded(self) -> bool:
+        if not self.model._weights_processed:
+            return False
+        ln2 = self.model.blocks[0]._modules.get("ln2")
+        gain = getattr(ln2, "weight", None)
+        return not isinstance(gain, Tensor) or bool((gain == gain.flatten()[0]).all())
+
+    @property
+    def centred(self) -> bool:
+        return not self.model.cfg.uses_rms_norm
+
+    def mlp(self, layer: int) -> nn.Module:
+        component: Any = self.block(layer)._modules.get("mlp")
+        kind = type(component).__name__
+        if component is None or "MoE" in kind:
+            self._refuse(layer, kind, "a dense MLP")
+        if getattr(component, "name", "") is None:
+            self._refuse(layer, f"{kind} without a module of its own", "one module that is the MLP")
+        return component
+
+    def post_norm(self, layer: int) -> nn.Module | None:
+        return self.block(layer)._modules.get("ln2_post")
+
+    def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
+        found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}
+        return {name: hook for name, hook in found.items() if isinstance(hook, HookPoint)}
+
+    def give_up_hook_points(self, module: nn.Module, names: Iterable[str]) -> Undo:
+        # Straight into the dictionaries: the component's own __setattr__ would rename the hook points.
+        registry: dict[str, HookPoint] = module._hook_registry  # pyright: ignore[reportAssignmentType]
+        given = {name: registry[name] for name in names}
+
+        def put(hook_points: dict[str, HookPoint]) -> None:
+            for name, hook_point in hook_points.items():
+                module._modules[name] = hook_point
+                registry[name] = hook_point
+
+        put({name: HookPoint() for name in given})
+        return lambda: put(given)
+
+    def replace(
+        self, layer: int, part: str, module: nn.Module, *, hook_points: Iterable[str]
+    ) -> Undo:
+        block: Any = self.block(layer)
+        original: Any = block._modules[part]
+        path = f"blocks.{layer}.{part}"
+        parent, attribute = self._inside(block, original.name)
+
+        def put(component: nn.Module) -> None:
+            block._modules[part] = component
+            block.submodules[part] = component
+            setattr(parent, attribute, component)
+
+        put(module)
+        undo_names = self._list(path, module, hook_points)
+
+        def undo() -> None:
+            undo_names()
+            put(original)
+
+        return undo
+
+    def attach(self, hook_point: HookPoint, name: str, module: nn.Module) -> Undo:
+        child = name.rsplit(".", 1)[1]
+        hook_point.add_module(child, module)
+        undo_names = self._list(name, module, None)
+
+        def undo() -> None:
+            undo_names()
+            del hook_point._modules[child]
+
+        return undo
+
+    def _list(self, path: str, module: nn.Module, hook_points: Iterable[str] | None) -> Undo:
+        found = hook_points_under(path, module)
+        undo_own_names = name_hook_points(found)
+        if hook_points is not None:
+            found = {f"{path}.{name}": found[f"{path}.{name}"] for name in hook_points}
+        undo_names = rename_under(self.model._hook_registry, path, found)
+        self._forget_aliases()
+
+        def undo() -> None:
+            undo_names()
+            undo_own_names()
+            self._forget_aliases()
+
+        return undo
+
+    def _forget_aliases(self) -> None:
+        # The cache is keyed by the registry's size, which a swap may leave unchanged.
+        self.model._block_alias_cache = None
+
+    def _inside(self, block: Any, name: str) -> tuple[nn.Module, str]:
+        *path, attribute = name.split(".")
+        parent = block._modules["_original_component"]
+        for part in path:
+            parent = getattr(parent, part)
+        return parent, attribute
+
+    def _refuse(self, layer: int, got: str, expected: str) -> None:
+        raise SpliceError(
+            f"blocks.{layer}.mlp",
+            got=got,
+            expected=expected,
+            do="Choose another layer or model.",
+        )

@@ -1,0 +1,5 @@
+"""Transcoders from folders and hub repositories, and back."""
+
+from tl_transcoders.hub.load import load as load
+from tl_transcoders.hub.push import push_to_hub as push_to_hub
+from tl_transcoders.hub.save import save as save

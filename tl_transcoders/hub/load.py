@@ -1,0 +1,77 @@
+"""`load`: transcoders from a folder or a hub repository."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from tl_transcoders.errors import HubError, TranscoderFormatError
+from tl_transcoders.hub.format import Format, Loaded
+from tl_transcoders.hub.formats import FORMATS
+from tl_transcoders.hub.place import open_source
+from tl_transcoders.hub.request import make_request
+from tl_transcoders.hub.source import AbstractSource
+
+
+def load(
+    source: str | Path,
+    *,
+    layers: Iterable[int] | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    verify: bool = False,
+) -> Loaded:
+    """Transcoders from a folder or a hub repository.
+
+    Weights are mapped from the files and read when first used; parameters have `requires_grad=False`.
+    From a repository only the files of `layers` are downloaded, and the commit they came from is recorded
+    as `origin.revision`.
+
+    **Arguments:**
+
+    - `source`: a folder, or `"org/repo"` with an optional `"@revision"`.
+    - `layers`: which to load; all of them if left out. A cross-layer transcoder is loaded as a whole.
+    - `revision`: a branch, tag or commit of the repository.
+    - `dtype`, `device`: what to convert to; a conversion copies.
+    - `verify`: also compare SHA-256 sums and refuse NaN and infinite weights. Reads every byte.
+
+    **Raises:** HubError where the place cannot be read; TranscoderFormatError where its files are not what
+    they should be or lack a layer; ConfigError for arguments that no set can satisfy.
+
+    ```python
+    cfg = TranscoderConfig(layer=3, d_in=5, d_out=5, n_features=11)
+    folder = save(Transcoder.init(cfg, seed=0), "my-transcoders")
+    load(folder, layers=[3])[3].W_dec
+    ```
+    """
+    request = make_request(layers=layers, dtype=dtype, device=device, verify=verify)
+    patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
+    try:
+        place = open_source(source, revision=revision, patterns=patterns)
+        return _layout(place).read(place, request)
+    except HubError:
+        raise
+    except OSError as error:
+        raise HubError(
+            str(source),
+            got=f"an error while reading: {error}",
+            expected="readable files",
+            do="Check the path, its permissions and the disk.",
+        ) from error
+
+
+def _layout(place: AbstractSource) -> Format:
+    files: frozenset[str] = frozenset()
+    for files in place.listings():
+        for layout in FORMATS:
+            if layout.recognises(files):
+                return layout
+    listed = sorted(files)
+    shown = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
+    raise TranscoderFormatError(
+        str(place),
+        got=f"{len(files)} files ({shown})" if listed else "no files",
+        expected=f"the files of a known format ({', '.join(layout.name for layout in FORMATS)})",
+        do="Check that the folder or repository holds transcoders.",
+    )

@@ -1,0 +1,73 @@
+"""What the caller of `load` asked for, apart from the place."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from tl_transcoders.errors import ConfigError, TranscoderFormatError
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Which layers, as which dtype, where, and how strictly checked; `layers=None` means all of them.
+
+    **Raises:** ConfigError for an empty choice of layers or a dtype that weights cannot have.
+    """
+
+    layers: frozenset[int] | None
+    dtype: torch.dtype | None
+    device: torch.device
+    verify: bool
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and not self.layers:
+            raise ConfigError(
+                "layers",
+                got="an empty list",
+                expected="at least one layer",
+                do="Name the layers to load, or leave layers out to load all of them.",
+            )
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise ConfigError(
+                "dtype",
+                got=str(self.dtype),
+                expected="a floating-point dtype",
+                do="Choose torch.float32 or torch.bfloat16.",
+            )
+
+    def choose(self, available: Collection[int], where: str) -> tuple[int, ...]:
+        """The layers asked for, ascending; raises TranscoderFormatError where `available` lacks one."""
+        chosen = frozenset(available) if self.layers is None else self.layers
+        missing = sorted(chosen.difference(available))
+        if missing:
+            raise TranscoderFormatError(
+                where,
+                got=f"a request for layers {missing}",
+                expected=f"some of the layers it holds, {sorted(available)}",
+                do="Choose layers the set holds.",
+            )
+        return tuple(sorted(chosen))
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """`tensor` with the dtype and on the device asked for: the same memory where both already fit."""
+        return tensor.to(device=self.device, dtype=self.dtype or tensor.dtype)
+
+
+def make_request(
+    *,
+    layers: Iterable[int] | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    verify: bool,
+) -> Request:
+    """A `Request` of the arguments of `load`."""
+    return Request(
+        layers=None if layers is None else frozenset(layers),
+        dtype=dtype,
+        device=torch.device(device),
+        verify=verify,
+    )

@@ -1,0 +1,94 @@
+"""Reading a safetensors file: mapped into memory, checked by its header, nothing copied."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.hub.request import Request
+
+Dims = Mapping[str, int]
+"""A tensor's dimensions in order, by name."""
+
+DTYPES = ("F64", "F32", "F16", "BF16")
+
+
+def read_tensors(path: Path, shapes: Mapping[str, Dims], request: Request) -> dict[str, Tensor]:
+    """Exactly the tensors named in `shapes`, backed by the file: a page is read when it is first touched.
+
+    **Raises:** TranscoderFormatError where the file is no safetensors file, holds other names, or a tensor
+    has another shape or is not floating-point; with `request.verify` also for NaN and infinity.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_names(path.name, set(file.keys()), set(shapes))
+            for name, dims in shapes.items():
+                header = file.get_slice(name)
+                where = f"{path.name}, {name}"
+                _check_dtype(where, header.get_dtype())
+                _check_shape(where, tuple(header.get_shape()), dims)
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except SafetensorError as error:
+        raise TranscoderFormatError(
+            path.name,
+            got=f"no valid safetensors file ({error})",
+            expected="a complete safetensors file",
+            do="The file is truncated or damaged: delete it and download or save the set again.",
+        ) from error
+    if request.verify:
+        for name, tensor in tensors.items():
+            _check_finite(f"{path.name}, {name}", tensor)
+    return {name: request.place(tensor) for name, tensor in tensors.items()}
+
+
+def _check_names(where: str, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        raise TranscoderFormatError(
+            where,
+            got=f"unknown keys {sorted(found - expected)}, missing keys {sorted(expected - found)}",
+            expected=f"exactly {sorted(expected)}, by its config",
+            do="Make the config and the weights agree, or load it with the version that wrote it.",
+        )
+
+
+def _check_dtype(where: str, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise TranscoderFormatError(
+            where,
+            got=f"dtype {dtype}",
+            expected=f"a floating-point dtype ({', '.join(DTYPES)})",
+            do="Save the weights as float32 or bfloat16.",
+        )
+
+
+def _check_shape(where: str, shape: tuple[int, ...], dims: Dims) -> None:
+    expected = tuple(dims.values())
+    if shape == expected:
+        return
+    named = ", ".join(f"{name}={size}" for name, size in dims.items())
+    transposed = shape == expected[::-1]
+    raise TranscoderFormatError(
+        where,
+        got=f"shape {shape}",
+        expected=f"({named})",
+        do="It looks transposed: save its transpose."
+        if transposed
+        else "Make the config and the weights agree.",
+    )
+
+
+def _check_finite(where: str, tensor: Tensor) -> None:
+    if tensor.numel() == 0:
+        return
+    low, high = (value.item() for value in torch.aminmax(tensor))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise TranscoderFormatError(
+            where,
+            got="NaN" if math.isnan(low) else "an infinite value",
+            expected="finite weights",
+            do="The training diverged or the file is damaged: use another checkpoint.",
+        )

@@ -1,0 +1,58 @@
+"""The error mlp(x) − transcoder(x): dropped, kept, or frozen at its value in a base run."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from tl_transcoders._types import ErrorPolicy
+from tl_transcoders.errors import ShapeError, SpliceError
+
+
+@final
+class ErrorTerm:
+    """What is added to a reconstruction."""
+
+    def __init__(self, policy: ErrorPolicy, where: str) -> None:
+        self.policy, self._where = policy, where
+        self.recording = self.paused = False
+        self._frozen: Tensor | None = None
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the original MLP has to run for it."""
+        return self.policy == "keep" or self.recording
+
+    def value(self, original: Tensor | None, unedited: Tensor) -> Tensor | None:
+        """The error to add, detached; None stands for zero."""
+        if self.paused:
+            return None
+        if original is not None:
+            error = (original - unedited).detach()
+            if self.recording:
+                self._frozen = error
+            return error
+        return self._frozen_for(unedited) if self.policy == "freeze" else None
+
+    def _frozen_for(self, like: Tensor) -> Tensor:
+        if self._frozen is None:
+            raise SpliceError(
+                f"{self._where}, error='freeze'",
+                got="no base run",
+                expected="the errors of a base run",
+                do="Call spliced.freeze(tokens) first.",
+            )
+        fits = self._frozen.shape[1:] == like.shape[1:]
+        if not fits or self._frozen.shape[0] not in (1, like.shape[0]):
+            raise ShapeError(
+                f"{self._where}, error='freeze'",
+                got=f"a run of shape {tuple(like.shape[:-1])}",
+                expected=f"the shape of the base run, {tuple(self._frozen.shape[:-1])}",
+                do="Freeze a base run of the same prompts' shape (one prompt serves any batch).",
+            )
+        return self._frozen
+
+
+def as_leaf(error: Tensor) -> Tensor:
+    """The error as a leaf that gradients reach, so that hooks on it see d metric / d error."""
+    return error.clone().requires_grad_() if torch.is_grad_enabled() else error

@@ -1,0 +1,224 @@
+"""Installing transcoders in a model, and taking them out again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self, final
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from tl_transcoders._types import ErrorPolicy
+from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, resolve_host
+from tl_transcoders.splice.checks import (
+    Place,
+    Swappable,
+    check_policy,
+    check_transcoder,
+    claim,
+    places_of,
+    release,
+)
+from tl_transcoders.splice.error_term import ErrorTerm
+from tl_transcoders.splice.forward_state import Exclude, ForwardState, exclude_to_tensor
+from tl_transcoders.splice.hooked_transcoder import HookedTranscoder, Mode
+from tl_transcoders.splice.install import Installation, install
+from tl_transcoders.transcoders import (
+    CrossLayerTranscoder,
+    Origin,
+    Transcoder,
+    TranscoderSet,
+)
+
+
+@final
+class Spliced:
+    """A model whose MLPs are, for now, transcoders; made by `tl_transcoders.splice`.
+
+    `model` is the user's own object, `layers` the spliced layers, `hooked[layer]` the module that stands there.
+    """
+
+    def __init__(
+        self,
+        host: AbstractHost,
+        transcoders: TranscoderSet | CrossLayerTranscoder,
+        installation: Installation,
+        undo: ExitStack,
+    ) -> None:
+        self.host, self.transcoders = host, transcoders
+        self.model: Any = host.model
+        self.hooked = installation.hooked
+        self._state, self._undo = installation.state, undo
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The spliced layers, ascending."""
+        return tuple(sorted(self.hooked))
+
+    def remove(self) -> None:
+        """Put the original modules back; a second call does nothing."""
+        self._undo.close()
+
+    def freeze(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Store mlp(x) − transcoder(x) of a base run on `tokens`, for splices with error="freeze"."""
+        for hooked in self.hooked.values():
+            hooked.error.recording = True
+        try:
+            self.host.run(tokens)
+        finally:
+            for hooked in self.hooked.values():
+                hooked.error.recording = False
+
+    @contextmanager
+    def running(self, mode: Mode, layers: tuple[int, ...] | None = None) -> Iterator[Self]:
+        """Let these layers (all by default) compute the original MLP or zero for a while, without taking anything out."""
+        chosen = [self.hooked[layer] for layer in (self.layers if layers is None else layers)]
+        before = [hooked.mode for hooked in chosen]
+        for hooked in chosen:
+            hooked.mode = mode
+        try:
+            yield self
+        finally:
+            for hooked, previous in zip(chosen, before, strict=True):
+                hooked.mode = previous
+
+    @contextmanager
+    def keeping_error(self) -> Iterator[Self]:
+        """Let every layer keep its error for a while, whatever the policy of the splice."""
+        before = {layer: hooked.error for layer, hooked in self.hooked.items()}
+        for layer, hooked in self.hooked.items():
+            hooked.error = ErrorTerm("keep", f"blocks.{layer}")
+        try:
+            yield self
+        finally:
+            for layer, hooked in self.hooked.items():
+                hooked.error = before[layer]
+
+    def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """The positions of the running forward pass that are not left to the original MLP."""
+        excluded = self._state.excluded()
+        return torch.ones_like(like) if excluded is None else ~excluded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"Spliced({type(self.model).__name__}, layers={list(self.layers)})"
+
+
+def splice(
+    model: nn.Module,
+    transcoders: Swappable,
+    *,
+    error: ErrorPolicy = "drop",
+    exclude: Exclude | None = None,
+    base: Int[Tensor, "batch pos"] | None = None,
+) -> Spliced:
+    """Let transcoders stand where the model's MLPs stood, and SAEs where their sites are.
+
+        mlp_out[L] = transcoder[L](x) + error[L]
+
+    The model stays the object it was: `blocks.L.mlp.hook_pre` and `blocks.L.mlp.hook_post` now carry
+    features, `blocks.L.hook_mlp_out` still fires, and every TransformerLens method works on them.
+    An SAE at, say, `resid_post` adds `blocks.L.hook_resid_post.sae.hook_post`.
+
+    **Arguments:**
+
+    - `model`: a HookedTransformer or TransformerBridge.
+    - `transcoders`: a set, one transcoder, or a cross-layer transcoder.
+    - `error`: what happens to mlp(x) − transcoder(x). `"drop"`: nothing, the transcoders alone compute.
+      `"keep"`: it is added, without gradient and before any edit of features, so that untouched logits
+      are the original model's and edits still propagate. `"freeze"`: as it was in a base run, given as
+      `base` or later by `spliced.freeze(tokens)`.
+    - `exclude`: positions left to the original MLP: `"special"` tokens, token ids, or a mask `[batch pos]`.
+
+    **Returns:** a `Spliced`: use it as a context manager, or call `remove()`. Either restores the model
+    bitwise, and leaves the user's hooks as they are. Hooks inside a replaced MLP sleep meanwhile.
+
+    **Raises:** ShapeError, ConfigError or SpliceError, with the model untouched, where something does not
+    fit; HookNeverFiredError where a transcoder would not be called.
+
+    ```python
+    with tlt.splice(model, transcoders) as spliced:
+        logits, cache = model.run_with_cache(prompt)
+    cache["blocks.2.mlp.hook_post"]
+    ```
+    """
+    host = resolve_host(model)
+    transcoders = _as_set(transcoders)
+    check_policy(error)
+    excluded = exclude_to_tensor(exclude, host.tokenizer)
+    places: set[Place] = set()
+    for module, layer in _layers_of(transcoders):
+        check_transcoder(host, module, module.cfg, layer)
+        places |= places_of(module.cfg, layer)
+    with ExitStack() as stack:
+        claim(model, places)
+        stack.callback(release, model, places)
+        installation = install(host, transcoders, error, excluded, stack)
+        _prove_called(host, installation)
+        spliced = Spliced(host, transcoders, installation, stack.pop_all())
+    if base is not None:
+        _or_remove(spliced, lambda: spliced.freeze(base))
+    return spliced
+
+
+def _as_set(transcoders: Swappable) -> TranscoderSet | CrossLayerTranscoder:
+    if isinstance(transcoders, Transcoder):
+        return TranscoderSet({transcoders.cfg.layer: transcoders}, origin=Origin())
+    if isinstance(transcoders, TranscoderSet | CrossLayerTranscoder):
+        return transcoders
+    raise SpliceError(
+        "splice",
+        got=f"{type(transcoders).__name__} as transcoders",
+        expected="a Transcoder, TranscoderSet or CrossLayerTranscoder",
+        do="Load them with tl_transcoders.load, or wrap a dict in TranscoderSet.",
+    )
+
+
+def _layers_of(
+    transcoders: TranscoderSet | CrossLayerTranscoder,
+) -> list[tuple[Transcoder | CrossLayerTranscoder, int]]:
+    if isinstance(transcoders, CrossLayerTranscoder):
+        return [(transcoders, layer) for layer in transcoders.layers]
+    return [(transcoder, layer) for layer, transcoder in transcoders.items()]
+
+
+def _prove_called(host: AbstractHost, installation: Installation) -> None:
+    """Run two tokens through the model with the user's hooks silent, and see that every transcoder was called."""
+    hooked, state = installation.hooked, installation.state
+    before = {layer: module.calls for layer, module in hooked.items()}
+    tokens = torch.tensor([[1, 0]])
+    state.paused = True
+    for module in hooked.values():
+        module.error.paused = True
+    try:
+        with (
+            Silence(list(all_hook_points(host.model)), keep=installation.torch_hooks),
+            torch.random.fork_rng(devices=[host.device] if host.device.type == "cuda" else []),
+        ):
+            host.run(tokens)
+    finally:
+        state.paused = False
+        for module in hooked.values():
+            module.error.paused = False
+    idle = [layer for layer, module in hooked.items() if module.calls == before[layer]]
+    if idle:
+        raise SpliceError(
+            f"layers {idle}",
+            got="a forward pass that did not call the transcoders",
+            expected="every spliced layer to be called once",
+            do="This model runs its MLPs in a way the splice does not reach: please report the architecture.",
+        )
+
+
+def _or_remove(spliced: Spliced, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except BaseException:
+        spliced.remove()
+        raise

@@ -1,0 +1,94 @@
+"""BatchTopK in training: the largest pre-activations of the whole batch, with a sparse backward pass."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from tl_transcoders.transcoders import SparseFeatures
+from tl_transcoders.transcoders.kernels import gather_rows, segment_sum
+
+GROUP = 16
+
+
+def encode_batch_topk(
+    x: Float[Tensor, "row d_in"],
+    W_enc: Float[Tensor, "d_in feature"],
+    b_enc: Float[Tensor, " feature"],
+    k: int,
+) -> tuple[SparseFeatures, Float[Tensor, ""]]:
+    """The k · rows largest positive of x @ W_enc + b_enc, and the smallest of them.
+
+    Rows may keep more or fewer than k. Equal values at the boundary all stay.
+
+    Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders.
+    """
+    with torch.no_grad():
+        pre = torch.addmm(b_enc, x, W_enc)
+        boundary = nth_largest(pre, k * len(x)).clamp(min=torch.finfo(pre.dtype).tiny)
+        rows, indices = (pre >= boundary).nonzero(as_tuple=True)
+        values, shape = pre[rows, indices], tuple(pre.shape)
+        del pre
+        per_row = torch.bincount(rows, minlength=len(x))
+        offsets = per_row.cumsum(0) - per_row
+    values = _Selected.apply(x, W_enc, b_enc, values, indices, offsets, rows)
+    return SparseFeatures(values, indices, offsets, shape), boundary
+
+
+def nth_largest(values: Float[Tensor, "row feature"], n: int) -> Float[Tensor, ""]:
+    """The n-th largest entry.
+
+    Of groups of entries, the n-th largest maximum is at most the n-th largest entry: only entries from there
+    on, a little more than n, are sorted.
+    """
+    flat = values.reshape(-1)
+    whole = len(flat) // GROUP * GROUP
+    if n <= whole // GROUP:
+        # Groups of entries far apart: the maximum over the first dimension is a vectorised one.
+        maxima = flat[:whole].view(GROUP, -1).amax(0)
+        flat = flat[flat >= maxima.topk(n, sorted=False).values.min()]
+    return flat.topk(min(n, len(flat)), sorted=False).values.min()
+
+
+class _Selected(Function):
+    """Pre-activations at chosen entries, already computed; their gradients touch these entries only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        values: Tensor,
+        indices: Tensor,
+        offsets: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, W_enc, indices, offsets, rows)
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, W_enc, indices, offsets, rows = ctx.saved_tensors
+        to_x = to_W = to_b = None
+        if ctx.needs_input_grad[0]:
+            to_x = gather_rows(grad, indices, offsets, W_enc.T)
+        if ctx.needs_input_grad[1]:
+            to_W = segment_sum(grad, indices, rows, x.contiguous(), W_enc.shape[1]).T
+        if ctx.needs_input_grad[2]:
+            to_b = torch.zeros_like(grad[:1]).expand(W_enc.shape[1]).contiguous()
+            to_b.index_add_(0, indices, grad)
+        return to_x, to_W, to_b, None, None, None, None
+
+
+def running_threshold(
+    old: Float[Tensor, ""] | None, boundary: Float[Tensor, ""], *, momentum: float = 0.99
+) -> Float[Tensor, ""]:
+    """The running mean of the smallest activation that stayed, begun at the first batch's own."""
+    return boundary if old is None else momentum * old + (1 - momentum) * boundary
+
+

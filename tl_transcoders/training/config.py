@@ -1,0 +1,185 @@
+"""How transcoders are trained."""
+
+from dataclasses import asdict, dataclass
+from typing import final
+
+from tl_transcoders._types import Site
+from tl_transcoders.errors import ConfigError
+from tl_transcoders.transcoders import (
+    Activation,
+    BatchTopK,
+    CrossLayerConfig,
+    JumpReLU,
+    ReLU,
+    TopK,
+    TranscoderConfig,
+)
+from tl_transcoders.transcoders.activations import activation_to_dict
+
+L1 = 0.01
+SPARSITY = 1e-3
+BANDWIDTH = 0.1
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What is trained, on how much, and how.
+
+        loss = FVU + penalty + auxk · AuxK        FVU = Σ(y − ŷ)² / Σ(y − mean y)²
+
+    The penalty is `l1` · L1 for ReLU, `sparsity` · L0 for JumpReLU, and nothing for TopK and BatchTopK
+    (see `training.losses`).
+
+    **Arguments:**
+
+    - `n_features`, `activation`, `skip`, `read`, `write`: of the transcoders; `read == write` makes SAEs.
+    - `n_tokens`: length of the run; None for all of `tokens` where that is a tensor.
+    - `batch_size`: tokens per step, on average: the last few of a shuffled block are spread over its steps.
+    - `shuffle`: how many batches of activations are held and shuffled together.
+    - `context`: tokens of a sequence the model sees at once; longer rows are cut into pieces, and a
+      remainder shorter than `context` is left out. None for rows as they come.
+    - `exclude`: token ids at which nothing is learnt (BOS, padding).
+    - `lr`: None for 2e-4 / √(n_features / 2¹⁴), sparsify's rule.
+    - `warmup`, `decay`: shares of the run in which the learning rate rises to `lr` and falls to 0.
+    - `l1`: for ReLU only, default 0.01.
+    - `sparsity`, `bandwidth`: for JumpReLU only; the price of one active feature (default 0.001) and the
+      width of its straight-through window in units of the pre-activations (default 0.1).
+    - `auxk`, `dead_after`: weight of the auxiliary loss, and the number of tokens without firing after
+      which a feature is dead.
+    - `unit_norm_decoder`: scale every decoder row to norm 1 at the end; refused for TopK, where it is not exact.
+    - `checkpoint`, `checkpoint_every`: folder, and steps between two checkpoints.
+
+    **Raises:** ConfigError where the values contradict each other.
+
+    ```python
+    config = TrainConfig(n_features=4608, activation=TopK(32), skip=True, n_tokens=1_000_000)
+    ```
+    """
+
+    n_features: int
+    activation: Activation = TopK(32)
+    skip: bool = False
+    read: Site = "mlp_in"
+    write: Site = "mlp_out_raw"
+    n_tokens: int | None = None
+    batch_size: int = 2048
+    shuffle: int = 4
+    context: int | None = None
+    exclude: tuple[int, ...] = ()
+    lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = 0.05
+    decay: float = 0.5
+    l1: float | None = None
+    sparsity: float | None = None
+    bandwidth: float | None = None
+    auxk: float = 1 / 32
+    dead_after: int = 1_000_000
+    unit_norm_decoder: bool = False
+    seed: int = 0
+    checkpoint: str | None = None
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        self.coder_config(layer=0, d_in=1, d_out=1, folded=False)
+        for name in ("n_tokens", "batch_size", "shuffle", "context", "dead_after"):
+            self._check_positive(name)
+        for name in ("lr", "bandwidth", "checkpoint_every"):
+            self._check_positive(name)
+        for name in ("l1", "sparsity", "auxk"):
+            self._check(name, lambda value: value is None or value >= 0, "0 or more")
+        for name in ("warmup", "decay"):
+            self._check(name, lambda share: 0 <= share <= 1, "a share between 0 and 1")
+        self._check("betas", lambda b: all(0 <= beta < 1 for beta in b), "two numbers in [0, 1)")
+        self._check_belongs("l1", ReLU)
+        self._check_belongs("sparsity", JumpReLU)
+        self._check_belongs("bandwidth", JumpReLU)
+        self._check_unit_norm()
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`, or sparsify's rule."""
+        return 2e-4 / (self.n_features / 2**14) ** 0.5 if self.lr is None else self.lr
+
+    @property
+    def l1_weight(self) -> float:
+        """The weight of L1: 0 for every activation but ReLU."""
+        return _weight(self.l1, L1) if isinstance(self.activation, ReLU) else 0.0
+
+    @property
+    def l0_weight(self) -> float:
+        """The weight of L0: 0 for every activation but JumpReLU."""
+        return _weight(self.sparsity, SPARSITY) if isinstance(self.activation, JumpReLU) else 0.0
+
+    @property
+    def window(self) -> float:
+        """The bandwidth of JumpReLU's straight-through gradient."""
+        return _weight(self.bandwidth, BANDWIDTH)
+
+    def coder_config(self, *, layer: int, d_in: int, d_out: int, folded: bool) -> TranscoderConfig:
+        """The config of the transcoder of one layer."""
+        return TranscoderConfig(
+            layer=layer,
+            d_in=d_in,
+            d_out=d_out,
+            n_features=self.n_features,
+            activation=self.activation,
+            skip=self.skip,
+            read=self.read,
+            write=self.write,
+            folded=folded,
+        )
+
+    def cross_layer_config(
+        self, *, layers: tuple[int, ...], d_in: int, d_out: int, folded: bool
+    ) -> CrossLayerConfig:
+        """The config of the cross-layer transcoder of some layers."""
+        return CrossLayerConfig(
+            layers=layers,
+            d_in=d_in,
+            d_out=d_out,
+            n_features=self.n_features,
+            activation=self.activation,
+            skip=self.skip,
+            read=self.read,
+            write=self.write,
+            folded=folded,
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        plain = {**asdict(self), "activation": activation_to_dict(self.activation)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
+
+    def _check_positive(self, name: str) -> None:
+        self._check(name, lambda value: value is None or value > 0, "more than 0")
+
+    def _check(self, name: str, holds: "Callable[[Any], bool]", expected: str) -> None:
+        value = getattr(self, name)
+        if not holds(value):
+            raise ConfigError(
+                f"TrainConfig.{name}", got=repr(value), expected=expected, do="Correct the config."
+            )
+
+    def _check_belongs(self, name: str, kind: type[Activation]) -> None:
+        if getattr(self, name) is not None and not isinstance(self.activation, kind):
+            raise ConfigError(
+                f"TrainConfig.{name}",
+                got=f"{getattr(self, name)!r} with {self.activation}",
+                expected=f"None, because only {kind.__name__} uses it",
+                do=f"Leave {name} out, or train {kind.__name__} transcoders.",
+            )
+
+    def _check_unit_norm(self) -> None:
+        if self.unit_norm_decoder and isinstance(self.activation, TopK):
+            raise ConfigError(
+                "TrainConfig.unit_norm_decoder",
+                got=f"True with {self.activation}",
+                expected="False, because scaling features changes which are the k largest",
+                do="Leave it out, or train ReLU, JumpReLU or BatchTopK transcoders.",
+            )
+
+
+def _weight(given: float | None, default: float) -> float:
+    return default if given is None else given

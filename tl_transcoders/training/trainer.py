@@ -1,0 +1,73 @@
+"""One transcoder being fitted to pairs (x, y)."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_transcoders.training.config import TrainConfig
+from tl_transcoders.training.encode import encode, fired
+from tl_transcoders.training.learner import Learner
+from tl_transcoders.training.objective import Layer, objective
+from tl_transcoders.training.report import StepReport
+from tl_transcoders.training.start import centre, initial_transcoder, settle
+from tl_transcoders.transcoders import Transcoder, TranscoderConfig
+
+
+@final
+class Trainer:
+    """Fits a transcoder, in place, to batches of inputs and outputs.
+
+    Before the first step, b_dec becomes the mean of y, and b_enc centres the pre-activations.
+
+    ```python
+    config = TrainConfig(n_features=11, activation=TopK(2))
+    trainer = Trainer.new(config.coder_config(layer=0, d_in=5, d_out=5, folded=False), config, seed=0)
+    x = torch.randn(17, 5)
+    report = trainer.step(x, x.relu())
+    ```
+    """
+
+    def __init__(self, transcoder: Transcoder, config: TrainConfig) -> None:
+        self.transcoder, self._config = transcoder, config
+        silent_for = torch.zeros_like(transcoder.b_enc, dtype=torch.int64)
+        self._learner = Learner(transcoder, config, silent_for=silent_for)
+
+    @classmethod
+    def new(cls, cfg: TranscoderConfig, config: TrainConfig, *, seed: int) -> "Trainer":
+        """A trainer of a fresh transcoder."""
+        return cls(initial_transcoder(cfg, seed=seed), config)
+
+    def step(
+        self,
+        x: Float[Tensor, "row d_in"],
+        y: Float[Tensor, "row d_out"],
+        *,
+        lr_scale: float = 1.0,
+    ) -> StepReport:
+        """One step of Adam on one batch; `lr_scale` multiplies the learning rate."""
+        t, config, learner = self.transcoder, self._config, self._learner
+        first = not learner.begun
+        if first:
+            centre(x, y, W_enc=t.W_enc, b_enc=t.b_enc, b_dec=t.b_dec)
+        encoded = encode(
+            config.activation, x, t.W_enc, t.b_enc, t.threshold, window=config.window
+        )
+        layer = Layer(
+            W_enc=t.W_enc, b_enc=t.b_enc, W_own=t.W_dec, W_all=t.W_dec, dead=learner.dead
+        )
+        loss = objective(config, layer, encoded, x=x, y=y, y_hat=t.decode(encoded.features, x))
+        learner.step(loss.total, lr_scale=lr_scale)
+        settle(t.threshold, encoded.boundary, first=first)
+        learner.count(fired(encoded.features), n_tokens=len(x))
+        return StepReport(float(loss.fvu), float(encoded.active) / len(x), learner.dead_share)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next step depends on."""
+        return self._learner.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where the trainer that gave this state stood."""
+        self._learner.load_state(state)

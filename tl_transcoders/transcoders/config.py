@@ -1,0 +1,194 @@
+"""What a transcoder is, apart from its weights: widths, activation and where it reads and writes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Self, final
+
+from tl_transcoders._types import SAE_SITES, TRANSCODER_READS, TRANSCODER_WRITES, Site
+from tl_transcoders.errors import ConfigError
+from tl_transcoders.transcoders.activations import (
+    Activation,
+    BatchTopK,
+    ReLU,
+    TopK,
+    activation_from_dict,
+    activation_to_dict,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscoderConfig:
+    """Widths, activation and taps of one transcoder or SAE.
+
+    An SAE is a transcoder that reads and writes the same site.
+
+    **Arguments:**
+
+    - `layer`: the block it belongs to.
+    - `d_in`, `d_out`, `n_features`: widths; `d_in` may differ from `d_out`.
+    - `activation`: `ReLU() | JumpReLU() | TopK(k) | BatchTopK(k)`.
+    - `skip`: whether y also contains x @ W_skip.
+    - `read`, `write`: sites (see `tl_transcoders._types.Site`).
+    - `folded`: whether the model it was trained on had its norm gains folded into the weights
+      (TransformerLens' processed weights).
+
+    Raises ConfigError where the values contradict each other.
+    """
+
+    layer: int
+    d_in: int
+    d_out: int
+    n_features: int
+    activation: Activation = ReLU()
+    skip: bool = False
+    read: Site = "mlp_in"
+    write: Site = "mlp_out_raw"
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        where = f"transcoder of layer {self.layer}"
+        _check_sizes(
+            where, self.layer, d_in=self.d_in, d_out=self.d_out, n_features=self.n_features
+        )
+        _check_taps(where, self.read, self.write)
+        _check_k(where, self.activation, self.n_features)
+
+    @property
+    def is_sae(self) -> bool:
+        """Whether it reads and writes one site."""
+        return self.read == self.write
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {**asdict(self), "activation": activation_to_dict(self.activation)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """The inverse of `to_dict`; a missing or unknown key raises ConfigError."""
+        return cls(**checked_fields(cls, data))  # pyright: ignore[reportArgumentType]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossLayerConfig:
+    """Widths, activation and taps of a cross-layer transcoder.
+
+    **Arguments:** as `TranscoderConfig`, with `layers` in ascending order: each has an encoder, and
+    decoders to itself and to every later one of `layers`.
+    """
+
+    layers: tuple[int, ...]
+    d_in: int
+    d_out: int
+    n_features: int
+    activation: Activation = ReLU()
+    skip: bool = False
+    read: Site = "mlp_in"
+    write: Site = "mlp_out_raw"
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        where = "cross-layer transcoder"
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ConfigError(
+                where,
+                got=f"layers {self.layers}",
+                expected="at least one layer, ascending, none twice",
+                do="List the layers in order.",
+            )
+        _check_sizes(
+            where, self.layers[0], d_in=self.d_in, d_out=self.d_out, n_features=self.n_features
+        )
+        if self.read not in TRANSCODER_READS or self.write not in TRANSCODER_WRITES:
+            _raise_taps(where, self.read, self.write)
+        _check_k(where, self.activation, self.n_features)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {
+            **asdict(self),
+            "layers": list(self.layers),
+            "activation": activation_to_dict(self.activation),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """The inverse of `to_dict`; a missing or unknown key raises ConfigError."""
+        values = checked_fields(cls, data)
+        layers = values["layers"]
+        if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+            raise ConfigError(
+                "layers", got=repr(layers), expected="a list of integers", do="Correct the config."
+            )
+        return cls(**{**values, "layers": tuple(layers)})  # pyright: ignore[reportArgumentType]
+
+
+def checked_fields(cls: type, data: Mapping[str, object]) -> dict[str, object]:
+    """`data` with its activation built, after checking that its keys and value types are the dataclass' own."""
+    names = {field.name for field in fields(cls)}
+    if set(data) != names:
+        raise ConfigError(
+            cls.__name__,
+            got=f"unknown keys {sorted(set(data) - names)}, missing keys {sorted(names - set(data))}",
+            expected=f"exactly {sorted(names)}",
+            do="Correct the config, or load it with the version that wrote it.",
+        )
+    for field in fields(cls):
+        if field.type in (int, bool, str) and type(data[field.name]) is not field.type:
+            raise ConfigError(
+                f"{cls.__name__}.{field.name}",
+                got=repr(data[field.name]),
+                expected=f"a value of type {field.type.__name__}",
+                do="Correct the config.",
+            )
+    activation = data["activation"]
+    if not isinstance(activation, dict):
+        raise ConfigError(
+            f"{cls.__name__}.activation",
+            got=repr(activation),
+            expected='an object such as {"kind": "relu"}',
+            do="Correct the config.",
+        )
+    return {**data, "activation": activation_from_dict(activation)}
+
+
+def _check_sizes(where: str, layer: int, **sizes: int) -> None:
+    if layer < 0:
+        raise ConfigError(
+            where, got=f"layer {layer}", expected="0 or more", do="Count layers from 0."
+        )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(
+                where, got=f"{name}={size}", expected="1 or more", do="Correct the widths."
+            )
+
+
+def _check_taps(where: str, read: Site, write: Site) -> None:
+    sae = read == write and read in SAE_SITES
+    transcoder = read in TRANSCODER_READS and write in TRANSCODER_WRITES
+    if not (sae or transcoder):
+        _raise_taps(where, read, write)
+
+
+def _raise_taps(where: str, read: str, write: str) -> None:
+    raise ConfigError(
+        where,
+        got=f"read={read!r}, write={write!r}",
+        expected=(
+            f"a transcoder (read {', '.join(TRANSCODER_READS)}; write {', '.join(TRANSCODER_WRITES)}) "
+            f"or an SAE (read and write the same of {', '.join(SAE_SITES)})"
+        ),
+        do="Name the sites the weights were trained on.",
+    )
+
+
+def _check_k(where: str, activation: Activation, n_features: int) -> None:
+    if isinstance(activation, TopK | BatchTopK) and activation.k > n_features:
+        raise ConfigError(
+            where,
+            got=f"k={activation.k}",
+            expected=f"at most the width, {n_features} features",
+            do="Lower k or widen the transcoder.",
+        )
