@@ -21,8 +21,8 @@ demo: $(VENV)/.base ## splice the shipped demo model and show its features
 	$(BIN)/tl-transcoders demo
 
 test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its case table on 3.9.0
-	$(RUN) -m pytest
-	$(ON_TL3) $(RUN) -m pytest -m "cases and not real"
+	$(RUN) -m pytest -n 2
+	$(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
 
 test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests; fetches both models once
 	$(RUN) -m examples.real_models all

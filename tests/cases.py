@@ -39,9 +39,7 @@ from tl_transcoders.transcoders import (
     TranscoderSet,
 )
 
-HAS_HOOKED_TRANSFORMER = (
-    importlib.util.find_spec("transformer_lens.HookedTransformer") is not None
-)
+HAS_HOOKED_TRANSFORMER = importlib.util.find_spec("transformer_lens.HookedTransformer") is not None
 N_LAYERS, D_MODEL, FEATURES, BATCH, POS = 3, 20, 37, 3, 7
 VOCAB, BOS, PAD = 53, 51, 52
 
@@ -183,13 +181,15 @@ if HAS_HOOKED_TRANSFORMER:
 
 # transcoders
 
+RELU = ReLU()
+
 
 @dataclass(frozen=True)
 class Kind:
     """One sort of transcoder."""
 
     name: str
-    activation: Activation = ReLU()
+    activation: Activation = RELU
     skip: bool = False
     read: Site = "mlp_in"
     write: Site = "mlp_out_raw"

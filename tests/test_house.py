@@ -85,7 +85,7 @@ socket.socket.connect = refuse
 import tl_transcoders
 after = state()
 changed = [key for key in before if before[key] != after[key]]
-assert not changed, {key: (before[key], after[key]) for key in changed}
+assert not changed, f"importing tl_transcoders changed: {changed}"
 """
 
 
@@ -95,6 +95,23 @@ def test_importing_changes_nothing() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+def test_importing_brings_no_heavy_package() -> None:
+    probe = (
+        "import sys, transformer_lens; before = set(sys.modules); import tl_transcoders;"
+        "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not set(run.stdout.split()) & {
+        "transformers",
+        "datasets",
+        "accelerate",
+        "typer",
+        "plotly",
+    }
 
 
 def test_the_shape_checker_is_on() -> None:

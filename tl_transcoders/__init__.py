@@ -5,7 +5,37 @@ from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
 from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
+from tl_transcoders.splice import Spliced as Spliced
 from tl_transcoders.splice import splice as splice
+from tl_transcoders.training import TrainConfig as TrainConfig
+from tl_transcoders.training import train as train
+from tl_transcoders.transcoders import BatchTopK as BatchTopK
+from tl_transcoders.transcoders import CrossLayerConfig as CrossLayerConfig
 from tl_transcoders.transcoders import CrossLayerTranscoder as CrossLayerTranscoder
+from tl_transcoders.transcoders import JumpReLU as JumpReLU
+from tl_transcoders.transcoders import ReLU as ReLU
+from tl_transcoders.transcoders import TopK as TopK
 from tl_transcoders.transcoders import Transcoder as Transcoder
+from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
+
+__all__ = [
+    "BatchTopK",
+    "CrossLayerConfig",
+    "CrossLayerTranscoder",
+    "HookedTranscoder",
+    "JumpReLU",
+    "ReLU",
+    "Spliced",
+    "TopK",
+    "TrainConfig",
+    "Transcoder",
+    "TranscoderConfig",
+    "TranscoderSet",
+    "evaluate",
+    "load",
+    "push_to_hub",
+    "save",
+    "splice",
+    "train",
+]

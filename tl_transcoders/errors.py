@@ -13,7 +13,7 @@ class TLTranscodersError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = {"got": self.got, "expected": self.expected, "do": self.do}
-        return _rebuild, (type(self), self.where, fields)
+        return _rebuild, (type(self), self.where, fields), self.__dict__
 
 
 def _rebuild(

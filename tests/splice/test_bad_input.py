@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from tests.cases import FEATURES, HOSTS, Host, Kind, case_id, randomise, tokens
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError, TLTranscodersError
@@ -101,7 +102,9 @@ def test_one_site_is_spliced_once(host: Host) -> None:
     model = host.build()
     transcoders = TOPK.build(model)
     with splice(model, transcoders):
-        with pytest.raises(SpliceError, match=r"blocks\.1, mlp: got a place that is already spliced"):
+        with pytest.raises(
+            SpliceError, match=r"blocks\.1, mlp: got a place that is already spliced"
+        ):
             splice(model, one(model))
         same_site = Kind("s", read="mlp_out", write="mlp_out", layers=(1,)).build(model)
         with pytest.raises(SpliceError, match=r"blocks\.1, mlp_out"):
@@ -136,13 +139,18 @@ def test_a_site_the_architecture_lacks(host: Host, kind: Kind) -> None:
 
 def test_a_model_of_neither_kind() -> None:
     with pytest.raises(SpliceError, match=r"got torch\.nn\.modules\.linear\.Linear"):
-        splice(torch.nn.Linear(2, 2), Transcoder.init(TranscoderConfig(layer=0, d_in=2, d_out=2, n_features=3), seed=0))
+        splice(
+            torch.nn.Linear(2, 2),
+            Transcoder.init(TranscoderConfig(layer=0, d_in=2, d_out=2, n_features=3), seed=0),
+        )
 
 
 def test_freezing_needs_a_base_run_of_the_same_shape() -> None:
     model = HOSTS[0].build()
     with splice(model, TOPK.build(model), error="freeze") as spliced:
-        with pytest.raises(SpliceError, match=r"got no base run.*Call spliced\.freeze\(tokens\) first"):
+        with pytest.raises(
+            SpliceError, match=r"got no base run.*Call spliced\.freeze\(tokens\) first"
+        ):
             model(tokens())
         spliced.freeze(tokens(1))
         model(tokens())
@@ -173,14 +181,15 @@ def test_a_layer_the_set_does_not_hold() -> None:
         ({"activation": TopK(12)}, r"got k=12; expected at most the width, 11 features"),
         ({"n_features": 0}, r"got n_features=0"),
         ({"layer": -1}, r"got layer -1"),
-        ({"read": "mlp_input"}, r"got read='mlp_input'"),
+        ({"read": "mlp_input"}, "mlp_input"),
         ({"read": "resid_pre"}, r"got read='resid_pre', write='mlp_out_raw'"),
         ({"read": "mlp_out_raw"}, r"got read='mlp_out_raw'"),
     ],
 )
 def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     base = TranscoderConfig(layer=0, d_in=5, d_out=7, n_features=11)
-    with pytest.raises((ConfigError, TypeError, Exception), match=message):
+    # the shape checker refuses an unknown site name before the config does
+    with pytest.raises((ConfigError, TypeCheckError), match=message):
         dataclasses.replace(base, **changes)
 
 

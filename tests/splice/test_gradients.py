@@ -39,7 +39,8 @@ def test_sparse_and_watched_routes_have_the_same_gradient(
         name = next(n for n in model.hook_dict if n.endswith("hook_post") and "original" not in n)
         watched = embedding_gradient(model, [(name, lambda t, hook: None)])
     assert unwatched.abs().max() > 0
-    torch.testing.assert_close(watched, unwatched, atol=1e-6, rtol=1e-3)
+    scale = unwatched.abs().max().item()
+    torch.testing.assert_close(watched, unwatched, atol=1e-3 * scale, rtol=0)
 
 
 @every_host
@@ -71,7 +72,9 @@ def test_a_kept_error_is_a_leaf_that_gradients_reach_and_do_not_pass(host: Host)
         seen: list[Tensor] = []
         model.add_hook("blocks.2.mlp.hook_error", lambda g, hook: seen.append(g), dir="bwd")
         last_layer_input: list[Tensor] = []
-        model.add_hook("blocks.2.mlp.hook_in", lambda g, hook: last_layer_input.append(g), dir="bwd")
+        model.add_hook(
+            "blocks.2.mlp.hook_in", lambda g, hook: last_layer_input.append(g), dir="bwd"
+        )
         metric(model).backward()
         model.reset_hooks()
     model.zero_grad()

@@ -69,7 +69,9 @@ def test_the_proof_does_not_fire_the_users_hooks(host: Host) -> None:
 def test_a_hook_on_mlp_out_set_before_the_splice_sees_the_reconstruction(host: Host) -> None:
     model = host.fresh()
     seen: list[Tensor] = []
-    model.add_hook("blocks.1.hook_mlp_out", lambda t, hook: seen.append(t.detach()), is_permanent=True)
+    model.add_hook(
+        "blocks.1.hook_mlp_out", lambda t, hook: seen.append(t.detach()), is_permanent=True
+    )
     transcoders = TOPK.build(model)
     with splice(model, transcoders), torch.no_grad():
         _, cache = model.run_with_cache(tokens())
@@ -91,9 +93,10 @@ def test_reset_hooks_inside_the_splice_does_not_take_it_out(host: Host) -> None:
 
 @every_host
 @pytest.mark.parametrize("kind", [TOPK, CLT, Kind("relu-skip", skip=True)], ids=case_id)
-@pytest.mark.parametrize("error", ["drop", "keep"])
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    ("error", "in_place", "grad"),
+    [("drop", False, False), ("keep", True, False), ("keep", False, True), ("drop", True, True)],
+)
 def test_an_edit_of_features_moves_the_output_by_its_decoder_rows(
     host: Host, kind: Kind, error: Any, in_place: bool, grad: bool
 ) -> None:
@@ -143,10 +146,15 @@ def test_cross_layer_edits_reach_every_later_layer(host: Host) -> None:
     with splice(model, clt), torch.no_grad():
         _, cache = model.run_with_cache(tokens())
         # hold the later inputs still: what is left is the feature's own decoder to layer 2
-        still = [frozen_input(f"blocks.{i}.mlp.hook_in", cache[f"blocks.{i}.mlp.hook_in"]) for i in (1, 2)]
+        still = [
+            frozen_input(f"blocks.{i}.mlp.hook_in", cache[f"blocks.{i}.mlp.hook_in"])
+            for i in (1, 2)
+        ]
         plain = run_and_keep(model, raw, still)
         edited = run_and_keep(model, raw, [("blocks.0.mlp.hook_post", add), *still])
-    torch.testing.assert_close(edited - plain, clt.W_dec[0][2][7].expand_as(plain), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        edited - plain, clt.W_dec[0][2][7].expand_as(plain), atol=1e-5, rtol=1e-4
+    )
 
 
 @every_host
@@ -194,7 +202,9 @@ def test_hooks_inside_a_dropped_mlp_are_not_offered(host: Host) -> None:
 def test_a_site_that_does_not_fire_raises() -> None:
     model = HOSTS[0].fresh()
     spliced = splice(model, Kind("r", TopK(5), read="resid_mid").build(model))
-    resolve_host(model).block(1)._forward_pre_hooks.clear()  # as if the block no longer announced itself
+    resolve_host(model).block(
+        1
+    )._forward_pre_hooks.clear()  # as if the block no longer announced itself
     with pytest.raises(HookNeverFiredError, match=r"blocks\.1\.hook_resid_mid: got no value"):
         model(tokens())
     spliced.remove()

@@ -60,7 +60,11 @@ def test_one_wrong_weight_is_seen(host: Host, kind: Kind) -> None:
     model = host.build()
     transcoders = kind.build(model)
     expected = by_hand(model, transcoders)
-    first = transcoders if isinstance(transcoders, CrossLayerTranscoder) else transcoders[kind.layers[0]]
+    first = (
+        transcoders
+        if isinstance(transcoders, CrossLayerTranscoder)
+        else transcoders[kind.layers[0]]
+    )
     bias = first.b_dec[0] if isinstance(transcoders, CrossLayerTranscoder) else first.b_dec
     with torch.no_grad():
         bias[3] += 1
@@ -149,7 +153,9 @@ def by_hand(model: Any, transcoders: Any) -> Tensor:
         return model(tokens(), return_type="logits")
 
 
-def output(transcoders: Any, layer: int, inputs: dict[int, Tensor], features: dict[int, Tensor]) -> Any:
+def output(
+    transcoders: Any, layer: int, inputs: dict[int, Tensor], features: dict[int, Tensor]
+) -> Any:
     def compute(_: Tensor) -> Tensor:
         x = inputs[layer]
         if isinstance(transcoders, CrossLayerTranscoder):
@@ -166,7 +172,9 @@ def output(transcoders: Any, layer: int, inputs: dict[int, Tensor], features: di
     return compute
 
 
-def keep_input(host: Any, site: str, layer: int, inputs: dict[int, Tensor], undo: ExitStack) -> None:
+def keep_input(
+    host: Any, site: str, layer: int, inputs: dict[int, Tensor], undo: ExitStack
+) -> None:
     def keep(value: Tensor) -> None:
         inputs[layer] = value.reshape(*value.shape[:2], -1)
 

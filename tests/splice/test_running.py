@@ -154,7 +154,7 @@ def test_bfloat16_models_run_with_either_precision_of_transcoders(host: Host) ->
         assert cache["blocks.1.mlp.hook_post"].shape[-1] == FEATURES
         assert cache["blocks.1.mlp.hook_out"].dtype == torch.bfloat16
         base = model(tokens()).float()
-        assert (logits.float() - base).abs().max() < 0.1 * base.std()
+        assert (logits.float() - base).norm() < 0.15 * base.norm()
 
 
 @pytest.mark.parametrize("host", [h for h in HOSTS if h.kind == "hooked"], ids=case_id)
@@ -168,9 +168,11 @@ def test_starting_midway_is_refused_where_earlier_features_are_needed(host: Host
 
 def test_embeddings_in_place_of_tokens_are_refused_with_exclude() -> None:
     model = HOSTS[0].build()
-    with splice(model, TOPK.build(model), exclude="special") as spliced:
-        with pytest.raises(HookNeverFiredError, match="did not call the token embedding"):
-            spliced.hooked[0](torch.zeros(1, 2, 20))
+    with (
+        splice(model, TOPK.build(model), exclude="special") as spliced,
+        pytest.raises(HookNeverFiredError, match="did not call the token embedding"),
+    ):
+        spliced.hooked[0](torch.zeros(1, 2, 20))
 
 
 def greedy(model: Any, prompt: Tensor, n: int) -> Tensor:

@@ -24,7 +24,7 @@ PROMPT = "The war lasted from the year 1742 to the year 17"
 SEQUENCE_LENGTH = 48
 
 _KINDS = ("span", "before", "after", "began", "was", "nobody", "people")
-_WEIGHTS = (50, 12, 12, 6, 6, 6, 8)
+_WEIGHTS = (60, 8, 8, 6, 6, 6, 6)
 
 
 def prompt(noun: str, century: int, year: int) -> str:
@@ -38,7 +38,7 @@ def is_held_out(noun: str, century: int) -> bool:
 
 
 def sentence(rng: random.Random) -> str:
-    """One sentence; half of them have the form of `PROMPT`."""
+    """One sentence; most have the form of `PROMPT`."""
     noun = rng.choice(NOUNS)
     match rng.choices(_KINDS, _WEIGHTS)[0]:
         case "span":
@@ -84,10 +84,13 @@ def greater_than_score(
     return torch.where(above, p, -p).sum(dim=-1)
 
 
-def prompts_by_year(noun: str, century: int) -> tuple[list[str], Int[Tensor, " batch"]]:
-    """The prompts of YY = 01 … 98 for one noun and century, and their years."""
+def prompt_tokens(
+    noun: str = "war", century: int = 17
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
+    """The prompts of YY = 01 … 98 for one noun and century, with BOS, and their years."""
     years = range(1, 99)
-    return [prompt(noun, century, year) for year in years], torch.tensor(years)
+    rows = [[VOCABULARY[BOS], *token_ids(prompt(noun, century, year))] for year in years]
+    return torch.tensor(rows), torch.tensor(years)
 
 
 def token_ids(text: str) -> list[int]:

@@ -104,9 +104,7 @@ def _tallying(
                 errors[layer] = error
 
             def on_out(_: Any, __: Any, output: Tensor, layer: int = layer) -> None:
-                tallies[layer].add_output(
-                    errors.pop(layer), output, kept & spliced.included(kept)
-                )
+                tallies[layer].add_output(errors.pop(layer), output, kept & spliced.included(kept))
 
             for point, hook in (
                 (hooked.hook_post, on_post),
@@ -151,5 +149,3 @@ def _report(
         ablated=effects[Mode.ABLATED, layers],
         layers=tuple(rows),
     )
-
-

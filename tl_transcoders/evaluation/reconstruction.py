@@ -61,5 +61,3 @@ class Tally:
 
 def _rows(values: Tensor, kept: Tensor | None) -> Tensor:
     return values[kept] if kept is not None else values.reshape(-1, values.shape[-1])
-
-

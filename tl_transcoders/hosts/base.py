@@ -132,7 +132,9 @@ class AbstractHost(ABC):
     # what is done to it
 
     @abstractmethod
-    def replace(self, layer: int, part: str, module: nn.Module, *, hook_points: Iterable[str]) -> Undo:
+    def replace(
+        self, layer: int, part: str, module: nn.Module, *, hook_points: Iterable[str]
+    ) -> Undo:
         """Put `module` where `blocks.{layer}.{part}` stands and list its hook points of these names."""
 
     @abstractmethod

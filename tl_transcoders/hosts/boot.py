@@ -1,11 +1,14 @@
 """Booting models from folders of Hugging Face files, without a network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
+from transformers.utils import logging
 
 from tl_transcoders.errors import ConfigError
 
@@ -19,36 +22,44 @@ try:
     )
 except ImportError:  # removed in TransformerLens 4
     HookedTransformer = None
+    HookedTransformerConfig: Any = None
+    convert_gpt2_weights: Any = None
 
 
 def boot_bridge(
     model: str | Path | PreTrainedModel,
     *,
     tokenizer: Any = None,
+    name: str | None = None,
     compatibility: bool = False,
     device: str = "cpu",
 ) -> TransformerBridge:
     """A TransformerBridge on a folder of Hugging Face files, or on a model already in memory.
 
-    **Arguments:** `compatibility`, whether norm gains are folded into the weights as HookedTransformer does.
-    `tokenizer`, by default the one in the folder of the model.
+    **Arguments:**
+
+    - `tokenizer`: by default the one in the folder of the model.
+    - `name`: what the model is called in `cfg.model_name`; by default the name it was loaded under.
+    - `compatibility`: whether norm gains are folded into the weights, as HookedTransformer does.
     """
-    if not isinstance(model, PreTrainedModel):
-        folder = model
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-        tokenizer = AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
+    hf_model = model if isinstance(model, PreTrainedModel) else _load(AutoModelForCausalLM, model)
+    folder = hf_model.config.name_or_path
     bridge = TransformerBridge.boot_transformers(
-        model.config.name_or_path, hf_model=model, tokenizer=tokenizer, device=device
+        folder if name is None else name,
+        hf_model=hf_model,
+        tokenizer=AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer,
+        device=device,
     )
     if compatibility:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge
 
 
-def boot_hooked_gpt2(folder: str | Path, *, processed: bool) -> Any:
+def boot_hooked_gpt2(folder: str | Path, *, processed: bool, name: str | None = None) -> Any:
     """A HookedTransformer (transformer-lens 3.9) on a folder that holds a GPT-2.
 
-    **Arguments:** `processed`, whether norm gains are folded into the weights and writing weights centred.
+    **Arguments:** `processed`, whether norm gains are folded into the weights and writing weights centred;
+    `name`, what the model is called in `cfg.model_name`.
 
     **Raises:** ConfigError on TransformerLens 4, which has no HookedTransformer.
     """
@@ -59,8 +70,8 @@ def boot_hooked_gpt2(folder: str | Path, *, processed: bool) -> Any:
             expected="transformer-lens 3.9",
             do="Use the TransformerBridge, or pip install 'transformer-lens>=3.9,<4'.",
         )
-    gpt2 = GPT2LMHeadModel.from_pretrained(folder)
-    cfg = _gpt2_config(gpt2)
+    gpt2 = _load(GPT2LMHeadModel, folder)
+    cfg = _gpt2_config(gpt2, str(folder) if name is None else name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     hooked = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)
     with torch.no_grad():
@@ -75,10 +86,28 @@ def boot_hooked_gpt2(folder: str | Path, *, processed: bool) -> Any:
     return hooked.eval()
 
 
-def _gpt2_config(gpt2: GPT2LMHeadModel) -> Any:
+def _load(kind: Any, folder: str | Path) -> Any:
+    with _no_progress_bar():
+        return kind.from_pretrained(folder, attn_implementation="eager")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Hide transformers' bar, which says nothing of a model read from a local folder."""
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _gpt2_config(gpt2: GPT2LMHeadModel, name: str) -> Any:
     c = gpt2.config
     return HookedTransformerConfig(
-        model_name=c.name_or_path,
+        model_name=name,
         original_architecture="GPT2LMHeadModel",
         n_layers=c.n_layer,
         d_model=c.n_embd,

@@ -41,9 +41,9 @@ class BridgeHost(AbstractHost):
         component: Any = self.block(layer)._modules.get("mlp")
         kind = type(component).__name__
         if component is None or "MoE" in kind:
-            self._refuse(layer, kind, "a dense MLP")
+            raise _refusal(layer, kind, "a dense MLP")
         if getattr(component, "name", "") is None:
-            self._refuse(layer, f"{kind} without a module of its own", "one module that is the MLP")
+            raise _refusal(layer, f"{kind} spread over the block", "one module that is the MLP")
         return component
 
     def post_norm(self, layer: int) -> nn.Module | None:
@@ -125,10 +125,7 @@ class BridgeHost(AbstractHost):
             parent = getattr(parent, part)
         return parent, attribute
 
-    def _refuse(self, layer: int, got: str, expected: str) -> None:
-        raise SpliceError(
-            f"blocks.{layer}.mlp",
-            got=got,
-            expected=expected,
-            do="Choose another layer or model.",
-        )
+
+def _refusal(layer: int, got: str, expected: str) -> SpliceError:
+    do = "Choose another layer or model."
+    return SpliceError(f"blocks.{layer}.mlp", got=got, expected=expected, do=do)

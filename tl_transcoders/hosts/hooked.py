@@ -80,9 +80,7 @@ class HookedHost(AbstractHost):
 
         return undo
 
-    def _list(
-        self, path: str, module: nn.Module, hook_points: Iterable[str] | None
-    ) -> Undo:
+    def _list(self, path: str, module: nn.Module, hook_points: Iterable[str] | None) -> Undo:
         found = hook_points_under(path, module)
         undo_own_names = name_hook_points(found)
         if hook_points is not None:

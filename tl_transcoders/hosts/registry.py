@@ -9,9 +9,7 @@ from transformer_lens.hook_points import HookPoint
 Undo = Callable[[], None]
 
 
-def rename_under(
-    registry: MutableMapping[str, Any], prefix: str, entries: dict[str, Any]
-) -> Undo:
+def rename_under(registry: MutableMapping[str, Any], prefix: str, entries: dict[str, Any]) -> Undo:
     """Replace every name under `prefix.` by `entries`; the returned call puts the old names back, in their old order."""
     order = list(registry)
     removed = {name: registry.pop(name) for name in order if name.startswith(f"{prefix}.")}

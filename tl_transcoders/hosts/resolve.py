@@ -1,5 +1,7 @@
 """Which host a model is."""
 
+import sys
+
 from torch import nn
 
 from tl_transcoders.errors import SpliceError
@@ -7,19 +9,19 @@ from tl_transcoders.hosts.base import AbstractHost
 from tl_transcoders.hosts.bridge import BridgeHost
 from tl_transcoders.hosts.hooked import HookedHost
 
-try:
-    from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
-except ImportError:  # removed in TransformerLens 4
-    HookedTransformer = None
-from transformer_lens.model_bridge import TransformerBridge
+HOSTS: tuple[tuple[str, str, type[AbstractHost]], ...] = (
+    ("transformer_lens.model_bridge", "TransformerBridge", BridgeHost),
+    ("transformer_lens.HookedTransformer", "HookedTransformer", HookedHost),
+)
 
 
 def resolve_host(model: nn.Module) -> AbstractHost:
     """The host of a HookedTransformer or TransformerBridge; raises SpliceError for anything else."""
-    if isinstance(model, TransformerBridge):
-        return BridgeHost(model)
-    if HookedTransformer is not None and isinstance(model, HookedTransformer):
-        return HookedHost(model)
+    for module, name, host in HOSTS:
+        # Whoever has such a model has imported its class; importing it here would cost everyone seconds.
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type) and isinstance(model, kind):
+            return host(model)
     raise SpliceError(
         "model",
         got=f"{type(model).__module__}.{type(model).__qualname__}",

@@ -32,7 +32,7 @@ def write(transcoders: TranscoderSet | CrossLayerTranscoder, folder: Path) -> No
 
 def model_name(transcoders: TranscoderSet | CrossLayerTranscoder) -> str | None:
     """The model they were trained on, where it is recorded."""
-    return transcoders.origin.model_name if isinstance(transcoders, TranscoderSet) else None
+    return transcoders.origin.model_name
 
 
 def _index(

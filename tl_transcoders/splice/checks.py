@@ -1,6 +1,5 @@
 """What must hold before a model is touched."""
 
-from typing import assert_never
 from weakref import WeakKeyDictionary
 
 import torch
@@ -34,14 +33,20 @@ def check_policy(error: object) -> None:
         )
 
 
-def check_transcoder(host: AbstractHost, module: nn.Module, cfg: TranscoderConfig | CrossLayerConfig, layer: int) -> None:
+def check_transcoder(
+    host: AbstractHost, module: nn.Module, cfg: TranscoderConfig | CrossLayerConfig, layer: int
+) -> None:
     """Raise unless a transcoder fits a layer of the model: layer, sites, widths, device, finite weights, folding."""
     host.check_layer(layer)
-    for site, role, width in ((cfg.read, "d_in", cfg.d_in), (cfg.write, "d_out", cfg.d_out)):
+    taps: list[tuple[Site, str, int]] = [
+        (cfg.read, "d_in", cfg.d_in),
+        (cfg.write, "d_out", cfg.d_out),
+    ]
+    for site, role, width in taps:
         _check_site_exists(host, site, layer)
         if width != host.site_width(site, layer):
             raise ShapeError(
-                f"{site_name(site, layer)}",
+                site_name(site, layer),
                 got=f"a transcoder with {role}={width}",
                 expected=f"{role}={host.site_width(site, layer)}, the model's width there",
                 do="Use transcoders trained on this model.",
@@ -78,15 +83,10 @@ def release(model: nn.Module, places: set[Place]) -> None:
 
 
 def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
-    match site:
-        case "mlp_in" | "mlp_out_raw":
-            host.mlp(layer)
-        case "mlp_out" | "ln2_normalized" | "resid_pre" | "resid_mid" | "resid_post":
-            host.hook_point(site, layer)
-        case "attn_out" | "z":
-            host.hook_point(site, layer)
-        case _:
-            assert_never(site)
+    if site in ("mlp_in", "mlp_out_raw"):
+        host.mlp(layer)
+    else:
+        host.hook_point(site, layer)
 
 
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:

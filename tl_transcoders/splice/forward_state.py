@@ -29,6 +29,8 @@ class ForwardState:
     def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The embedding's forward pre-hook: take this pass' tokens."""
         self.forget_features()
+        if self.paused:
+            return
         tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         self._mask = self._mask_of(tokens)
         self._begun = True
@@ -51,7 +53,7 @@ class ForwardState:
         return self._mask
 
     def _mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
-        if self._exclude is None or self.paused:
+        if self._exclude is None:
             return None
         if self._exclude.dtype == torch.bool:
             if self._exclude.shape != tokens.shape:

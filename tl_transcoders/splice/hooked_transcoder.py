@@ -142,9 +142,7 @@ class HookedTranscoder(nn.Module):
         with torch.no_grad():
             return post, _without_dense(self._coder.activate(self._coder.pre_activations(x)), mask)
 
-    def _with_error(
-        self, both: Reconstruction, to_original: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def _with_error(self, both: Reconstruction, to_original: Tensor, mask: Tensor | None) -> Tensor:
         original = None
         if self.error.needs_original:
             with torch.no_grad():

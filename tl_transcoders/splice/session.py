@@ -21,8 +21,8 @@ from tl_transcoders.splice.checks import (
     release,
 )
 from tl_transcoders.splice.error_term import ErrorTerm
-from tl_transcoders.splice.forward_state import Exclude, ForwardState, exclude_to_tensor
-from tl_transcoders.splice.hooked_transcoder import HookedTranscoder, Mode
+from tl_transcoders.splice.forward_state import Exclude, exclude_to_tensor
+from tl_transcoders.splice.hooked_transcoder import Mode
 from tl_transcoders.splice.install import Installation, install
 from tl_transcoders.transcoders import (
     CrossLayerTranscoder,

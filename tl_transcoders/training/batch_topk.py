@@ -28,12 +28,13 @@ def encode_batch_topk(
     """
     with torch.no_grad():
         pre = torch.addmm(b_enc, x, W_enc)
-        boundary = nth_largest(pre, k * len(x)).clamp(min=torch.finfo(pre.dtype).tiny)
-        rows, indices = (pre >= boundary).nonzero(as_tuple=True)
+        least = nth_largest(pre, k * len(x)).clamp(min=torch.finfo(pre.dtype).tiny)
+        rows, indices = (pre >= least).nonzero(as_tuple=True)
         values, shape = pre[rows, indices], tuple(pre.shape)
-        del pre
+        boundary = values.min() if len(values) else least
         per_row = torch.bincount(rows, minlength=len(x))
         offsets = per_row.cumsum(0) - per_row
+    del pre
     values = _Selected.apply(x, W_enc, b_enc, values, indices, offsets, rows)
     return SparseFeatures(values, indices, offsets, shape), boundary
 
@@ -72,7 +73,7 @@ class _Selected(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, W_enc, indices, offsets, rows = ctx.saved_tensors
         to_x = to_W = to_b = None
         if ctx.needs_input_grad[0]:
@@ -80,15 +81,5 @@ class _Selected(Function):
         if ctx.needs_input_grad[1]:
             to_W = segment_sum(grad, indices, rows, x.contiguous(), W_enc.shape[1]).T
         if ctx.needs_input_grad[2]:
-            to_b = torch.zeros_like(grad[:1]).expand(W_enc.shape[1]).contiguous()
-            to_b.index_add_(0, indices, grad)
+            to_b = grad.new_zeros(W_enc.shape[1]).index_add_(0, indices, grad)
         return to_x, to_W, to_b, None, None, None, None
-
-
-def running_threshold(
-    old: Float[Tensor, ""] | None, boundary: Float[Tensor, ""], *, momentum: float = 0.99
-) -> Float[Tensor, ""]:
-    """The running mean of the smallest activation that stayed, begun at the first batch's own."""
-    return boundary if old is None else momentum * old + (1 - momentum) * boundary
-
-

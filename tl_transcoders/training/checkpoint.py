@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
 
@@ -30,7 +30,7 @@ class Progress:
 
     steps: int = 0
     tokens: int = 0
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
 
 
 @final

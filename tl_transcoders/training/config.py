@@ -1,13 +1,14 @@
 """How transcoders are trained."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import final
+from pathlib import Path
+from typing import Any, final
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.transcoders import (
     Activation,
-    BatchTopK,
     CrossLayerConfig,
     JumpReLU,
     ReLU,
@@ -16,9 +17,10 @@ from tl_transcoders.transcoders import (
 )
 from tl_transcoders.transcoders.activations import activation_to_dict
 
-L1 = 0.01
+L1 = 0.03
 SPARSITY = 1e-3
 BANDWIDTH = 0.1
+TOPK_32 = TopK(32)
 
 
 @final
@@ -40,9 +42,12 @@ class TrainConfig:
     - `context`: tokens of a sequence the model sees at once; longer rows are cut into pieces, and a
       remainder shorter than `context` is left out. None for rows as they come.
     - `exclude`: token ids at which nothing is learnt (BOS, padding).
-    - `lr`: None for 2e-4 / √(n_features / 2¹⁴), sparsify's rule.
+    - `data_units`: whether learning rates count in units of the spread of x and y in the first batch (and
+      the encoder begins in them), so that the scale of a layer's activations does not matter.
+    - `lr`: None for sparsify's rule, 2e-4 / √(n_features / 2¹⁴), and with `data_units` ten times
+      that, at most 5e-3.
     - `warmup`, `decay`: shares of the run in which the learning rate rises to `lr` and falls to 0.
-    - `l1`: for ReLU only, default 0.01.
+    - `l1`: for ReLU only, default 0.03.
     - `sparsity`, `bandwidth`: for JumpReLU only; the price of one active feature (default 0.001) and the
       width of its straight-through window in units of the pre-activations (default 0.1).
     - `auxk`, `dead_after`: weight of the auxiliary loss, and the number of tokens without firing after
@@ -58,7 +63,7 @@ class TrainConfig:
     """
 
     n_features: int
-    activation: Activation = TopK(32)
+    activation: Activation = TOPK_32
     skip: bool = False
     read: Site = "mlp_in"
     write: Site = "mlp_out_raw"
@@ -67,6 +72,7 @@ class TrainConfig:
     shuffle: int = 4
     context: int | None = None
     exclude: tuple[int, ...] = ()
+    data_units: bool = True
     lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 0.05
@@ -78,14 +84,21 @@ class TrainConfig:
     dead_after: int = 1_000_000
     unit_norm_decoder: bool = False
     seed: int = 0
-    checkpoint: str | None = None
+    checkpoint: str | Path | None = None
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
         self.coder_config(layer=0, d_in=1, d_out=1, folded=False)
-        for name in ("n_tokens", "batch_size", "shuffle", "context", "dead_after"):
-            self._check_positive(name)
-        for name in ("lr", "bandwidth", "checkpoint_every"):
+        for name in (
+            "n_tokens",
+            "batch_size",
+            "shuffle",
+            "context",
+            "dead_after",
+            "checkpoint_every",
+        ):
+            self._check_count(name)
+        for name in ("lr", "bandwidth"):
             self._check_positive(name)
         for name in ("l1", "sparsity", "auxk"):
             self._check(name, lambda value: value is None or value >= 0, "0 or more")
@@ -99,8 +112,11 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """`lr`, or sparsify's rule."""
-        return 2e-4 / (self.n_features / 2**14) ** 0.5 if self.lr is None else self.lr
+        """`lr`, or the rule."""
+        if self.lr is not None:
+            return self.lr
+        rule = 2e-4 / (self.n_features / 2**14) ** 0.5
+        return min(10 * rule, 5e-3) if self.data_units else rule
 
     @property
     def l1_weight(self) -> float:
@@ -149,13 +165,18 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
-        plain = {**asdict(self), "activation": activation_to_dict(self.activation)}
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        activation = activation_to_dict(self.activation)
+        plain = {**asdict(self), "activation": activation, "checkpoint": checkpoint}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
 
     def _check_positive(self, name: str) -> None:
         self._check(name, lambda value: value is None or value > 0, "more than 0")
 
-    def _check(self, name: str, holds: "Callable[[Any], bool]", expected: str) -> None:
+    def _check_count(self, name: str) -> None:
+        self._check(name, lambda n: n is None or (type(n) is int and n > 0), "an integer above 0")
+
+    def _check(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
         if not holds(value):
             raise ConfigError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError
@@ -16,12 +15,13 @@ from tl_transcoders.training.finish import freeze
 from tl_transcoders.training.fit import AbstractFit
 from tl_transcoders.training.learner import Learner
 from tl_transcoders.training.loop import OnStep
+from tl_transcoders.training.losses import total_variance
 from tl_transcoders.training.objective import Layer, Loss, objective
 from tl_transcoders.training.report import StepReport
-from tl_transcoders.training.start import centre, settle
+from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
 from tl_transcoders.training.train import checked_layers, run_on_model
-from tl_transcoders.transcoders import CrossLayerTranscoder, SparseFeatures
+from tl_transcoders.transcoders import CrossLayerTranscoder
 
 
 def train_cross_layer(
@@ -72,11 +72,7 @@ def _initial(
         d_out=host.site_width(config.write, layers[0]),
         folded=host.folded,
     )
-    transcoder = CrossLayerTranscoder.init(cfg, seed=config.seed * 1_000_003)
-    with torch.no_grad():
-        for W_dec in transcoder.W_dec:
-            W_dec.zero_()
-    return transcoder.to(host.device)
+    return initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
 
 
 @final
@@ -89,10 +85,11 @@ class CrossLayerFit(AbstractFit):
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
     def step(self, batch: Batch, *, lr_scale: float) -> StepReport:
+        """One step, and the mean of the layers' reports."""
         learner, n = self._learner, len(self._transcoder.layers)
         first = not learner.begun
         if first:
-            self._centre(batch)
+            self._start(batch)
         encoded = self._encode(batch)
         found = self._losses(encoded, batch)
         total = torch.stack([loss.total for loss in found]).mean()
@@ -101,10 +98,11 @@ class CrossLayerFit(AbstractFit):
             settle(self._threshold(i), e.boundary, first=first)
         learner.count(torch.stack([fired(e.features) for e in encoded]), n_tokens=batch.n_tokens)
         fvu = torch.stack([loss.fvu for loss in found]).mean()
-        active = sum(float(e.active) for e in encoded)
+        active = sum(float(e.active.detach()) for e in encoded)
         return StepReport(float(fvu), active / (n * batch.n_tokens), learner.dead_share)
 
     def transcoders(self) -> CrossLayerTranscoder:
+        """The transcoder, as it is now."""
         return self._transcoder
 
     def finished(self) -> CrossLayerTranscoder:
@@ -113,19 +111,43 @@ class CrossLayerFit(AbstractFit):
         return self._transcoder
 
     def state(self) -> dict[str, Tensor]:
+        """Everything the next step depends on."""
         return self._learner.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where the fit that gave this state stood."""
         self._learner.load_state(state)
 
     def _threshold(self, i: int) -> Tensor | None:
         return None if self._transcoder.threshold is None else self._transcoder.threshold[i]
 
-    def _centre(self, batch: Batch) -> None:
+    def _start(self, batch: Batch) -> None:
         t = self._transcoder
+        measured = {
+            layer: Units.of(batch.x[layer], batch.y[layer], layer=layer) for layer in t.layers
+        }
+        units = measured if self._config.data_units else dict.fromkeys(t.layers, Units())
         for i, layer in enumerate(t.layers):
-            x, y = batch.x[layer], batch.y[layer]
-            centre(x, y, W_enc=t.W_enc[i], b_enc=t.b_enc[i], b_dec=t.b_dec[i])
+            weights = {
+                "W_enc": t.W_enc[i],
+                "b_enc": t.b_enc[i],
+                "W_dec": t.W_dec[i][0],
+                "b_dec": t.b_dec[i],
+            }
+            start(
+                batch.x[layer],
+                batch.y[layer],
+                units[layer],
+                **weights,
+                threshold=self._threshold(i),
+            )
+            x_unit, y_unit = units[layer].x, units[layer].y
+            self._learner.measure_in({f"W_enc.{i}": 1 / x_unit, f"b_dec.{i}": y_unit})
+            self._learner.measure_in(
+                {f"W_dec.{i}.{j}": units[target].y for j, target in enumerate(t.layers[i:])}
+            )
+            if t.W_skip is not None:
+                self._learner.measure_in({f"W_skip.{i}": y_unit / x_unit})
 
     def _encode(self, batch: Batch) -> list[Encoded]:
         t, config = self._transcoder, self._config
@@ -145,26 +167,21 @@ class CrossLayerFit(AbstractFit):
         t, dead = self._transcoder, self._learner.dead
         # Taken apart once: a gradient through W_dec[i][j] would be as large as W_dec[i] for every j.
         targets = [W_dec.unbind(0) for W_dec in t.W_dec]
+        variances = torch.stack([total_variance(batch.y[layer]) for layer in t.layers])
         found = []
         for j, layer in enumerate(t.layers):
             x, y = batch.x[layer], batch.y[layer]
             y_hat = t.b_dec[j] + sum(
-                _decode(encoded[i].features, targets[i][j - i]) for i in range(j + 1)
+                encoded[i].features.matmul(targets[i][j - i]) for i in range(j + 1)
             )
             if t.W_skip is not None:
                 y_hat = y_hat + x @ t.W_skip[j]
             weights = Layer(
                 W_enc=t.W_enc[j],
                 b_enc=t.b_enc[j],
-                W_own=targets[j][0],
-                W_all=t.W_dec[j],
+                W_dec=t.W_dec[j],
                 dead=dead[j],
+                variances=variances[j:],
             )
             found.append(objective(self._config, weights, encoded[j], x=x, y=y, y_hat=y_hat))
         return found
-
-
-def _decode(
-    features: Float[Tensor, "row feature"] | SparseFeatures, W_dec: Float[Tensor, "feature d_out"]
-) -> Float[Tensor, "row d_out"]:
-    return features.matmul(W_dec)

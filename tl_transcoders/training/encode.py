@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_transcoders.training.batch_topk import encode_batch_topk
+from tl_transcoders.training.straight_through import count_active, jump_relu
 from tl_transcoders.transcoders import (
     Activation,
     BatchTopK,
@@ -16,8 +18,6 @@ from tl_transcoders.transcoders import (
     TopK,
 )
 from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse
-from tl_transcoders.training.batch_topk import encode_batch_topk
-from tl_transcoders.training.straight_through import count_active, jump_relu
 
 
 @final
@@ -73,5 +73,3 @@ def fired(features: Float[Tensor, "row feature"] | SparseFeatures) -> Bool[Tenso
 
 def _count(values: Tensor) -> Tensor:
     return torch.count_nonzero(values.detach()).to(values.dtype)
-
-

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from tl_transcoders.transcoders import Transcoder
-from tl_transcoders.training.losses import norms
 
 
 def finish(transcoder: Transcoder, *, unit_norm_decoder: bool) -> None:
@@ -31,5 +30,5 @@ def freeze(module: nn.Module) -> None:
 
 
 def _scale(W_dec: Tensor) -> Tensor:
-    found = norms(W_dec)
-    return torch.where((W_dec == 0).all(-1), torch.ones_like(found), found)
+    found = W_dec.norm(dim=-1)
+    return torch.where(found == 0, 1.0, found)

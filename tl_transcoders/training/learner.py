@@ -44,6 +44,10 @@ class Learner:
         """The share of dead features."""
         return float(self.dead.double().mean())
 
+    def measure_in(self, units: Mapping[str, float]) -> None:
+        """Give parameters (by the names of `adam.memory_views`) the units their learning rate counts in."""
+        self._adam.units |= units
+
     def step(self, loss: Float[Tensor, ""], *, lr_scale: float) -> None:
         """One step of Adam down the gradient of the loss."""
         loss.backward()

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ class Run:
     config: TrainConfig
     layers: tuple[int, ...]
     n_tokens: int
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
 
     def resume(self, folder: str | Path) -> None:
         """Continue where the checkpoint in `folder` stands; raises ConfigError where it is of another run."""
@@ -75,10 +75,12 @@ class Run:
         with DeferredInterrupt() as interrupt:
             for progress in self._steps(batches, on_step):
                 if interrupt.pending:
-                    raise self._stopped(self.save(folder))
+                    break
                 if progress.steps % self.config.checkpoint_every == 0:
                     self.save(folder)
-            self.save(folder)
+            last = self.save(folder)
+            if interrupt.pending:
+                raise self._stopped(last)
 
     def _stopped(self, checkpoint: Path) -> KeyboardInterrupt:
         stopped = KeyboardInterrupt()
@@ -129,7 +131,7 @@ class Run:
         )
         return write_checkpoint(folder, checkpoint, self.fit.transcoders())
 
-    def _bar(self) -> "tqdm[None]":
+    def _bar(self) -> "tqdm[Any]":
         return tqdm(
             total=self.n_tokens,
             initial=self.progress.tokens,

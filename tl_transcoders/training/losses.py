@@ -18,27 +18,39 @@ def fvu(
 ) -> Float[Tensor, ""]:
     """Fraction of variance unexplained.
 
-        FVU = Σ(y − ŷ)² / Σ(y − mean y)²
+    FVU = Σ(y − ŷ)² / Σ(y − mean y)²
     """
     return (y - y_hat).square().sum() / variance
 
 
 def l1(
-    post: Float[Tensor, "row feature"] | SparseFeatures,
-    decoder_norms: Float[Tensor, " feature"],
-    variance: Float[Tensor, ""],
+    post: Float[Tensor, "row feature"] | SparseFeatures, sizes: Float[Tensor, " feature"]
 ) -> Float[Tensor, ""]:
-    """What the features write, per token and in units of the spread of y.
+    """What the features write, per token.
 
-        L1 = Σ_rf post[r, f] · ‖W_dec[f]‖ / (rows · σ)        σ² = Σ(y − mean y)² / rows
+        L1 = Σ_rf post[r, f] · size[f] / rows        size: see `written`
 
     Source: Anthropic 2024, Circuits Updates April, Update on how we train SAEs.
     """
     if isinstance(post, SparseFeatures):
-        rows, written = len(post.offsets), post.values @ decoder_norms[post.indices]
-    else:
-        rows, written = len(post), post.sum(0) @ decoder_norms
-    return written / (rows * variance).sqrt()
+        return post.values @ sizes[post.indices] / len(post.offsets)
+    return post.mean(0) @ sizes
+
+
+def written(
+    W_dec: Float[Tensor, "target feature d_out"], variances: Float[Tensor, " target"], *, rows: int
+) -> Float[Tensor, " feature"]:
+    """How much a unit of each feature writes, in units of the spread of what it writes to.
+
+    size[f] = √ Σ_t ‖W_dec[t, f]‖² / σ[t]²        σ[t]² = Σ(y[t] − mean y[t])² / rows
+    """
+    squares = W_dec.square().sum(-1) * (rows / variances)[:, None]
+    return root(squares.sum(0))
+
+
+def root(squares: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
+    """√squares, with the gradient 0 at 0, where decoders begin."""
+    return (squares + torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def auxk(
@@ -66,10 +78,3 @@ def auxk(
     features, _ = encode_topk(x, W_enc.T[ids].T, b_enc[ids], min(k, len(ids)))
     explained = features.matmul(W_dec[ids])
     return min(len(ids) / k, 1.0) * (residual.detach() - explained).square().sum() / variance
-
-
-def norms(W_dec: Float[Tensor, "*target feature d_out"]) -> Float[Tensor, " feature"]:
-    """Norm of everything a feature writes, over all its targets."""
-    squares = W_dec.square().sum(-1)
-    # The offset keeps the gradient finite at a row of zeros, where every transcoder begins.
-    return (squares.reshape(-1, squares.shape[-1]).sum(0) + torch.finfo(W_dec.dtype).tiny).sqrt()

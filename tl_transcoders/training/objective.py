@@ -14,13 +14,16 @@ from tl_transcoders.training.encode import Encoded
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """The weights of a layer that the loss reads: its encoder, what it writes for itself, and all it writes."""
+    """What the loss of a layer reads besides activations.
+
+    `W_dec[0]` writes the layer's own output; `variances` are those of the outputs that `W_dec` writes.
+    """
 
     W_enc: Float[Tensor, "d_in feature"]
     b_enc: Float[Tensor, " feature"]
-    W_own: Float[Tensor, "feature d_out"]
-    W_all: Float[Tensor, "*target feature d_out"]
+    W_dec: Float[Tensor, "target feature d_out"]
     dead: Bool[Tensor, " feature"]
+    variances: Float[Tensor, " target"]
 
 
 @final
@@ -42,12 +45,12 @@ def objective(
     y_hat: Float[Tensor, "row d_out"],
 ) -> Loss:
     """FVU + l1 · L1 + sparsity · L0 + auxk · AuxK, leaving out terms of weight 0."""
-    variance = losses.total_variance(y)
+    variance = layer.variances[0]
     fvu = losses.fvu(y, y_hat, variance)
     total = fvu
     if config.l1_weight:
-        norms = losses.norms(layer.W_all)
-        total = total + config.l1_weight * losses.l1(encoded.features, norms, variance)
+        sizes = losses.written(layer.W_dec, layer.variances, rows=len(x))
+        total = total + config.l1_weight * losses.l1(encoded.features, sizes)
     if config.l0_weight:
         total = total + config.l0_weight * encoded.active / len(x)
     if config.auxk and layer.dead.any():
@@ -56,7 +59,7 @@ def objective(
             y - y_hat,
             layer.W_enc,
             layer.b_enc,
-            layer.W_own,
+            layer.W_dec[0],
             dead=layer.dead,
             variance=variance,
         )

@@ -13,7 +13,7 @@ from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import AbstractHost
 from tl_transcoders.training.config import TrainConfig
 
-Tokens = Int[Tensor, "batch pos"] | Iterable[Tensor]
+Tokens = Tensor | Iterable[Tensor]
 Place = tuple[int, Site]
 
 
@@ -37,7 +37,7 @@ class Batch:
     following: Position
 
 
-def count_tokens(tokens: Int[Tensor, "batch pos"], config: TrainConfig) -> int:
+def count_tokens(tokens: Tensor, config: TrainConfig) -> int:
     """How many tokens there are to learn from."""
     return sum(int(_kept(rows, config).sum()) for rows in _cut(tokens, config))
 
@@ -53,7 +53,8 @@ def batches(
     """Batches of activations from `start` to the end of `tokens`.
 
     The model runs on one block of rows at a time, of `shuffle` batches. Everything within a block depends on
-    the seed and the number of its first row, so a run can begin again in the middle of one.
+    the seed and the number of its first row, so a run can begin again in the middle of one. What is left at
+    the end is not learnt from if it is less than half a batch, unless it is all there is.
     """
     row = 0
     pieces: list[_Piece] = []
@@ -64,7 +65,8 @@ def batches(
         if sum(piece.n_kept for piece in pieces) >= config.shuffle * config.batch_size:
             yield from _block(host, layers, config, pieces, row, start)
             pieces = []
-    if any(piece.n_kept for piece in pieces):
+    rest = sum(piece.n_kept for piece in pieces)
+    if 2 * rest >= config.batch_size or (rest and pieces[0].row == 0):
         yield from _block(host, layers, config, pieces, row, start)
 
 
@@ -142,7 +144,7 @@ def _block(
 def _activations(
     host: AbstractHost, layers: tuple[int, ...], config: TrainConfig, pieces: list[_Piece]
 ) -> dict[Place, Float[Tensor, "row width"]]:
-    places = dict.fromkeys((layer, site) for layer in layers for site in (config.read, config.write))
+    places: set[Place] = {(layer, site) for layer in layers for site in (config.read, config.write)}
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
     with host.recording(places) as store:
         for piece in pieces:

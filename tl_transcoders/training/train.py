@@ -159,7 +159,9 @@ class _LayerFit(AbstractFit):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for layer, trainer in self._trainers.items():
             prefix = f"{layer}."
-            own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)
+            }
             trainer.load_state(own)
 
 
@@ -172,5 +174,3 @@ def _trainer(host: AbstractHost, layer: int, config: TrainConfig) -> Trainer:
     )
     transcoder = initial_transcoder(cfg, seed=config.seed * 1_000_003 + layer)
     return Trainer(transcoder.to(host.device), config)
-
-

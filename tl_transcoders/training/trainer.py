@@ -10,9 +10,10 @@ from torch import Tensor
 from tl_transcoders.training.config import TrainConfig
 from tl_transcoders.training.encode import encode, fired
 from tl_transcoders.training.learner import Learner
+from tl_transcoders.training.losses import total_variance
 from tl_transcoders.training.objective import Layer, objective
 from tl_transcoders.training.report import StepReport
-from tl_transcoders.training.start import centre, initial_transcoder, settle
+from tl_transcoders.training.start import Units, initial_transcoder, settle, start
 from tl_transcoders.transcoders import Transcoder, TranscoderConfig
 
 
@@ -20,7 +21,8 @@ from tl_transcoders.transcoders import Transcoder, TranscoderConfig
 class Trainer:
     """Fits a transcoder, in place, to batches of inputs and outputs.
 
-    Before the first step, b_dec becomes the mean of y, and b_enc centres the pre-activations.
+    Before the first step, b_dec becomes the mean of y, b_enc centres the pre-activations, and with
+    `config.data_units` the encoder is scaled so that they have spread 1.
 
     ```python
     config = TrainConfig(n_features=11, activation=TopK(2))
@@ -31,7 +33,7 @@ class Trainer:
     """
 
     def __init__(self, transcoder: Transcoder, config: TrainConfig) -> None:
-        self.transcoder, self._config = transcoder, config
+        self.transcoder, self.config = transcoder, config
         silent_for = torch.zeros_like(transcoder.b_enc, dtype=torch.int64)
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
@@ -48,21 +50,25 @@ class Trainer:
         lr_scale: float = 1.0,
     ) -> StepReport:
         """One step of Adam on one batch; `lr_scale` multiplies the learning rate."""
-        t, config, learner = self.transcoder, self._config, self._learner
+        t, config, learner = self.transcoder, self.config, self._learner
         first = not learner.begun
         if first:
-            centre(x, y, W_enc=t.W_enc, b_enc=t.b_enc, b_dec=t.b_dec)
-        encoded = encode(
-            config.activation, x, t.W_enc, t.b_enc, t.threshold, window=config.window
-        )
+            self._start(x, y)
+        encoded = encode(config.activation, x, t.W_enc, t.b_enc, t.threshold, window=config.window)
         layer = Layer(
-            W_enc=t.W_enc, b_enc=t.b_enc, W_own=t.W_dec, W_all=t.W_dec, dead=learner.dead
+            W_enc=t.W_enc,
+            b_enc=t.b_enc,
+            W_dec=t.W_dec[None],
+            dead=learner.dead,
+            variances=total_variance(y)[None],
         )
         loss = objective(config, layer, encoded, x=x, y=y, y_hat=t.decode(encoded.features, x))
         learner.step(loss.total, lr_scale=lr_scale)
         settle(t.threshold, encoded.boundary, first=first)
         learner.count(fired(encoded.features), n_tokens=len(x))
-        return StepReport(float(loss.fvu), float(encoded.active) / len(x), learner.dead_share)
+        return StepReport(
+            float(loss.fvu), float(encoded.active.detach()) / len(x), learner.dead_share
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on."""
@@ -71,3 +77,12 @@ class Trainer:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue where the trainer that gave this state stood."""
         self._learner.load_state(state)
+
+    def _start(self, x: Tensor, y: Tensor) -> None:
+        t, measured = self.transcoder, Units.of(x, y, layer=self.transcoder.cfg.layer)
+        units = measured if self.config.data_units else Units()
+        weights = {"W_enc": t.W_enc, "b_enc": t.b_enc, "W_dec": t.W_dec, "b_dec": t.b_dec}
+        start(x, y, units, **weights, threshold=t.threshold)
+        self._learner.measure_in({"W_enc": 1 / units.x, "W_dec": units.y, "b_dec": units.y})
+        if t.W_skip is not None:
+            self._learner.measure_in({"W_skip": units.y / units.x})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Self, final
 
-from tl_transcoders._types import SAE_SITES, TRANSCODER_READS, TRANSCODER_WRITES, Site
+from tl_transcoders._types import SAE_SITES, SITES, TRANSCODER_READS, TRANSCODER_WRITES, Site
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.transcoders.activations import (
     Activation,
@@ -140,6 +140,14 @@ def checked_fields(cls: type, data: Mapping[str, object]) -> dict[str, object]:
                 f"{cls.__name__}.{field.name}",
                 got=repr(data[field.name]),
                 expected=f"a value of type {field.type.__name__}",
+                do="Correct the config.",
+            )
+    for name in ("read", "write"):
+        if data[name] not in SITES:
+            raise ConfigError(
+                f"{cls.__name__}.{name}",
+                got=repr(data[name]),
+                expected=f"one of {', '.join(SITES)}",
                 do="Correct the config.",
             )
     activation = data["activation"]

@@ -12,6 +12,7 @@ from tl_transcoders.errors import ConfigError
 from tl_transcoders.transcoders.activations import TopK, activate, needs_threshold
 from tl_transcoders.transcoders.config import CrossLayerConfig
 from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse
+from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.sparse import SparseFeatures
 from tl_transcoders.transcoders.transcoder import check_presence, check_shape
 
@@ -48,9 +49,11 @@ class CrossLayerTranscoder(nn.Module):
         b_dec: list[Tensor],
         W_skip: list[Tensor] | None = None,
         threshold: list[Tensor] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.origin = Origin() if origin is None else origin
         check_presence("cross-layer transcoder", "W_skip", W_skip is not None, cfg.skip)
         needed = needs_threshold(cfg.activation)
         check_presence("cross-layer transcoder", "threshold", threshold is not None, needed)

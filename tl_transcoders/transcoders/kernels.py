@@ -17,7 +17,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-
 PART = 1 << 21
 MIN_PART_ROWS = 256
 """Pre-activations that TopK looks at together (8 MB of float32, which stay in cache), but at least so many rows."""
@@ -135,9 +134,7 @@ class TopKEncode(Function):
         return to_x, to_W, to_b, None, None
 
 
-def _topk_in_parts(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
+def _topk_in_parts(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`torch.topk` of x @ W_enc + b_enc, some rows at a time in one buffer: 15 % faster than whole, and 1/5 of the memory."""
     rows = max(MIN_PART_ROWS, PART // W_enc.shape[1])
     if len(x) <= rows:

@@ -75,7 +75,11 @@ class Transcoder(nn.Module):
         """Random encoder of unit-norm rows in expectation, decoder its transpose where shapes allow, zero biases and skip."""
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(cfg.n_features, cfg.d_in, generator=generator) / cfg.d_in**0.5
-        out = rows if cfg.d_in == cfg.d_out else torch.randn(cfg.n_features, cfg.d_out, generator=generator) / cfg.d_out**0.5
+        out = (
+            rows
+            if cfg.d_in == cfg.d_out
+            else torch.randn(cfg.n_features, cfg.d_out, generator=generator) / cfg.d_out**0.5
+        )
         return cls(
             cfg,
             W_enc=rows.T.to(dtype),
@@ -157,6 +161,10 @@ class Transcoder(nn.Module):
 def check_shape(where: str, name: str, tensor: Tensor, **dims: int) -> None:
     """Raise ShapeError unless `tensor` has the named dimensions."""
     expected = tuple(dims.values())
+    if not tensor.is_floating_point():
+        raise ShapeError(
+            f"{where}, {name}", got=str(tensor.dtype), expected="a floating dtype", do="Cast it."
+        )
     if tuple(tensor.shape) == expected:
         return
     named = ", ".join(f"{dim}={size}" for dim, size in dims.items())

@@ -1,23 +1,13 @@
 """Transcoders of any subset of a model's layers, with the record of where they came from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Self, final
 
 import torch
 
 from tl_transcoders.errors import ConfigError
+from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.transcoder import Transcoder
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where weights came from: the model they were trained on, and the folder or hub repository and revision read."""
-
-    model_name: str | None = None
-    source: str | None = None
-    revision: str | None = None
 
 
 @final

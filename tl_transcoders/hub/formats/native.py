@@ -87,6 +87,7 @@ def _read_cross_layer(
         b_dec=[t["b_dec"] for t in tensors],
         W_skip=[t["W_skip"] for t in tensors] if cfg.skip else None,
         threshold=[t["threshold"] for t in tensors] if needs_threshold(cfg.activation) else None,
+        origin=Origin(model_name=index.model_name, source=source.name, revision=source.revision),
     ).requires_grad_(False)
 
 

@@ -1,0 +1,1 @@
+"""Speed measurements; each module prints one JSON line last."""

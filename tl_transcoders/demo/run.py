@@ -1,0 +1,127 @@
+"""The demo: what the model predicts, how far transcoders can stand for its MLPs, and what one feature does."""
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tl_transcoders.demo.data import PROMPT, greater_than_score, training_tokens
+from tl_transcoders.demo.features import ActiveFeature, active_features
+from tl_transcoders.demo.loading import load_model, load_transcoders
+from tl_transcoders.demo.measure import HELD_OUT, Logits, mean_score
+from tl_transcoders.demo.vocabulary import two_digit_ids
+from tl_transcoders.evaluation import Report, evaluate
+from tl_transcoders.splice import Mode, Spliced, splice
+
+YEAR = 42
+_YEARS = set(two_digit_ids().tolist())
+N_FEATURES = 8
+
+
+def run(console: Console) -> None:
+    """Print the whole demo."""
+    model = load_model()
+    tokens = model.to_tokens(PROMPT)
+    console.rule("What the model predicts")
+    console.print(f"[bold]{PROMPT}[/]…", _prediction(model, model), sep="\n")
+    console.print(f"Σ p(>{YEAR}) − Σ p(≤{YEAR}) = {prompt_score(model, model):.3f}\n")
+    with splice(model, load_transcoders("skip")) as spliced:
+        console.rule("Transcoders in the place of all MLPs")
+        report = evaluate(spliced, training_tokens(64, seed=-2), batch_size=64)
+        console.print(spliced.transcoders, comparison(spliced, report), _legend(report), sep="\n")
+        ranked = by_effect(model, active_features(spliced, tokens))
+        console.rule("Features at the last position")
+        console.print(feature_table(model, ranked), _FEATURES_LEGEND, sep="\n")
+        strongest = ranked[0][0]
+        console.rule(f"{strongest.name} switched off")
+        console.print(switched_off(model, strongest))
+    console.print("The transcoders are out again, and the model is what it was.")
+
+
+def comparison(spliced: Spliced, report: Report) -> Table:
+    """Loss, greater-than score and KL of the original, the spliced and the ablated model."""
+    effects = (report.original, report.spliced, report.ablated)
+    table = Table("", "original", "spliced", "MLPs ablated")
+    table.add_row("loss, nats per token", *(f"{effect.loss:.3f}" for effect in effects))
+    table.add_row("greater-than score", *(f"{score:.3f}" for score in _scores(spliced)))
+    table.add_row("KL(original ‖ ·), nats", *(f"{effect.kl:.3f}" for effect in effects))
+    return table
+
+
+def by_effect(model: Any, features: list[ActiveFeature]) -> list[tuple[ActiveFeature, float]]:
+    """The features with what the score of the prompt loses when each is switched off, largest loss first."""
+    score = prompt_score(model, model)
+    losses = [score - prompt_score(model, feature.without(model)) for feature in features]
+    return sorted(zip(features, losses, strict=True), key=lambda pair: -pair[1])
+
+
+def feature_table(model: Any, ranked: list[tuple[ActiveFeature, float]]) -> Table:
+    """The features whose absence costs most, and the tokens each of them pushes."""
+    title = f"the first {N_FEATURES} of {len(ranked)} active features"
+    table = Table("feature", "activation", "score lost", "raises", "lowers, of years", title=title)
+    for feature, loss in ranked[:N_FEATURES]:
+        order = feature.push.argsort(descending=True).tolist()
+        years = [token for token in reversed(order) if token in _YEARS]
+        table.add_row(
+            feature.name,
+            f"{feature.activation:.2f}",
+            f"{loss:+.3f}",
+            _words(model, order[:6]),
+            _words(model, years[:6]),
+        )
+    return table
+
+
+def switched_off(model: Any, feature: ActiveFeature) -> Table:
+    """The prediction and the score of the spliced model, with and without one feature."""
+    both: tuple[Logits, Logits] = (model, feature.without(model))
+    table = Table("spliced model", "as it is", f"{feature.name} = 0", show_lines=True)
+    table.add_row("prediction", *(_prediction(model, logits) for logits in both))
+    table.add_row(f"score, YY = {YEAR}", *(f"{prompt_score(model, f):.3f}" for f in both))
+    table.add_row("score, all YY", *(f"{mean_score(logits):.3f}" for logits in both))
+    return table
+
+
+def prompt_score(model: Any, logits: Logits) -> float:
+    """The greater-than score of the prompt."""
+    with torch.no_grad():
+        last = logits(model.to_tokens(PROMPT))[:, -1]
+    return float(greater_than_score(last, torch.tensor([YEAR])))
+
+
+def _scores(spliced: Spliced) -> list[float]:
+    """Of the original, the spliced and the ablated model."""
+    scores = []
+    for mode in (Mode.ORIGINAL, Mode.TRANSCODER, Mode.ABLATED):
+        with spliced.running(mode):
+            scores.append(mean_score(spliced.model))
+    return scores
+
+
+def _prediction(model: Any, logits: Logits) -> str:
+    """The most likely next tokens of the prompt."""
+    with torch.no_grad():
+        p = logits(model.to_tokens(PROMPT))[0, -1].softmax(-1).topk(6)
+    likely = zip(p.values.tolist(), p.indices.tolist(), strict=True)
+    return ", ".join(f"{_words(model, [token])} {share:.1%}" for share, token in likely)
+
+
+def _words(model: Any, ids: list[int]) -> str:
+    return " ".join(model.tokenizer.decode([token]).strip() for token in ids)
+
+
+def _legend(report: Report) -> str:
+    fvu = ", ".join(f"{layer.fvu:.3f}" for layer in report.layers)
+    return (
+        f"Loss and KL on {report.n_tokens:,} tokens. Score: Σ p(>YY) − Σ p(≤YY), the mean over YY = 01 … 98 and "
+        f"{len(HELD_OUT)} pairs of noun and century without a span in training. Ablated MLPs return 0. "
+        f"Fraction of variance unexplained by layer: {fvu}.\n"
+    )
+
+
+_FEATURES_LEGEND = (
+    f"Score lost: what Σ p(>{YEAR}) − Σ p(≤{YEAR}) of this prompt loses when the feature is set to 0 at every position. "
+    "Raises, lowers: the tokens it pushes most, by activation · W_dec @ W_U through the final norm with its scale "
+    "held; strongest first.\n"
+)
