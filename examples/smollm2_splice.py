@@ -35,9 +35,7 @@ console = Console(width=120)
 def main(
     n_tokens: Annotated[int, typer.Option(help="tokens to train on")] = 1_048_576,
     layers: Annotated[list[int], typer.Option(help="MLPs to replace")] = LAYERS,
-    folder: Annotated[
-        Path, typer.Option(help="where checkpoints and transcoders go")
-    ] = cache_root() / "smollm2-splice",
+    folder: Annotated[Path, typer.Option(help="where checkpoints and transcoders go")] = FOLDER,
     n_features: int = 4608,
     k: int = 32,
 ) -> None:

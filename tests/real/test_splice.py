@@ -69,9 +69,7 @@ def test_laws(model: Any, kind: Kind) -> None:
     assert (dropped - base).abs().max() > 0.1
     assert list(model.hook_dict) == names
     assert torch.equal(model(tokens), base)
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True))
 
 
 def test_generation_uses_the_transcoders_with_and_without_a_cache(model: Any) -> None:

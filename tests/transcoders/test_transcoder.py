@@ -65,7 +65,9 @@ def test_the_routes_disagree_when_one_weight_does(activation: Activation) -> Non
         other.W_dec[:, 2] += 0.01
     x = torch.randn(3, 13, D_IN, dtype=torch.double)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(t.decode(t.encode(x), x), other.decode(other.encode_sparse(x), x))
+        torch.testing.assert_close(
+            t.decode(t.encode(x), x), other.decode(other.encode_sparse(x), x)
+        )
 
 
 def test_the_equation_by_hand() -> None:
@@ -110,7 +112,9 @@ def test_kernels_against_index_add_and_products(dtype: torch.dtype) -> None:
     values = torch.randn(n * k).to(dtype)
     x, W = torch.randn(n, D_IN).to(dtype), torch.randn(FEATURES, D_IN).to(dtype)
     loose = {"atol": 0.1, "rtol": 0.1} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
-    summed = torch.zeros(FEATURES, D_IN, dtype=dtype).index_add_(0, indices, values[:, None] * x[rows])
+    summed = torch.zeros(FEATURES, D_IN, dtype=dtype).index_add_(
+        0, indices, values[:, None] * x[rows]
+    )
     torch.testing.assert_close(segment_sum(values, indices, rows, x, FEATURES), summed, **loose)
     dots = (x[rows] * W[indices]).sum(-1)
     torch.testing.assert_close(row_dots(x, indices, offsets, W), dots, **loose)
@@ -128,7 +132,12 @@ def test_density_decides_the_route(monkeypatch: pytest.MonkeyPatch) -> None:
 @every_activation
 def test_cross_layer_by_hand(activation: Activation) -> None:
     cfg = CrossLayerConfig(
-        layers=(1, 2, 5), d_in=D_IN, d_out=D_OUT, n_features=FEATURES, activation=activation, skip=True
+        layers=(1, 2, 5),
+        d_in=D_IN,
+        d_out=D_OUT,
+        n_features=FEATURES,
+        activation=activation,
+        skip=True,
     )
     clt = randomise(CrossLayerTranscoder.init(cfg, seed=0))
     x = {layer: torch.randn(3, 13, D_IN) for layer in cfg.layers}

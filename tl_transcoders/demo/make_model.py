@@ -35,7 +35,7 @@ class Recipe:
     batch_size: int = 64
     lr: float = 2e-3
     warmup: float = 0.04
-    attention_decay: float = 1.0
+    attention_decay: float = 0.5
     other_decay: float = 0.01
     seed: int = 0
 

@@ -17,9 +17,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-PART = 1 << 21
+PART = 1 << 22
 MIN_PART_ROWS = 256
-"""Pre-activations that TopK looks at together (8 MB of float32, which stay in cache), but at least so many rows."""
+"""How many pre-activations TopK looks at together (16 MB of float32), but at least so many rows."""
 
 
 def gather_rows(
@@ -135,8 +135,9 @@ class TopKEncode(Function):
 
 
 def _topk_in_parts(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk` of x @ W_enc + b_enc, some rows at a time in one buffer: 15 % faster than whole, and 1/5 of the memory."""
-    rows = max(MIN_PART_ROWS, PART // W_enc.shape[1])
+    """`torch.topk` of x @ W_enc + b_enc, some rows at a time in one buffer, for the sake of cache and memory."""
+    n_parts = -(-len(x) * W_enc.shape[1] // PART)
+    rows = max(MIN_PART_ROWS, -(-len(x) // max(1, n_parts)))
     if len(x) <= rows:
         return torch.addmm(b_enc, x, W_enc).topk(k, dim=-1, sorted=False)
     pre = x.new_empty(rows, W_enc.shape[1])
