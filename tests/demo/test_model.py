@@ -43,6 +43,9 @@ def test_both_hosts_give_the_same_logits(processed: bool) -> None:
     hooked, bridge = load_hooked(processed=processed), load_model(compatibility=processed)
     torch.testing.assert_close(hooked(tokens), bridge(tokens), atol=1e-4, rtol=0)
     assert hooked.cfg.model_name == bridge.cfg.model_name == "year-span"
+    hooked.blocks[1].mlp.b_out.data[0] += 1.0
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(hooked(tokens), bridge(tokens), atol=1e-4, rtol=0)
 
 
 @pytest.mark.skipif(HAS_HOOKED_TRANSFORMER, reason="transformer-lens 4 only")

@@ -3,15 +3,17 @@ from typing import get_args
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from tl_transcoders.demo.data import PROMPT, prompt_tokens, training_tokens
 from tl_transcoders.demo.features import active_features
-from tl_transcoders.demo.loading import DATA, KINDS, Kind, load_model, load_transcoders
+from tl_transcoders.demo.loading import DATA, KINDS, NAME, Kind, load_model, load_transcoders
 from tl_transcoders.demo.make_transcoders import CONFIGS
 from tl_transcoders.demo.measure import HELD_OUT, mean_score
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.evaluation import evaluate
 from tl_transcoders.splice import splice
+from tl_transcoders.transcoders import TranscoderSet
 
 KEPT: dict[Kind, float] = {"relu": 0.8, "topk": 0.8, "skip": 0.8, "sae": 0.8, "clt": 0.8}
 
@@ -21,11 +23,11 @@ def test_every_kind_is_shipped_and_has_a_config() -> None:
     for kind in KINDS:
         transcoders = load_transcoders(kind)
         assert transcoders.layers == (0, 1, 2, 3)
-        assert transcoders.origin.model_name == "year-span"
+        assert not isinstance(transcoders, TranscoderSet) or transcoders.origin.model_name == NAME
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected one of relu, topk, skip, sae, clt"):
+    with pytest.raises((ConfigError, TypeCheckError), match=r"relu.*topk.*skip.*sae.*clt"):
         load_transcoders("gated")  # pyright: ignore[reportArgumentType]
 
 
@@ -50,6 +52,15 @@ def test_the_record_is_that_of_the_transcoders() -> None:
         with splice(model, load_transcoders(kind)):
             score = mean_score(model)
         assert record[kind]["measured"]["score"] == pytest.approx(score, abs=2e-4)
+
+
+def test_features_of_a_cross_layer_transcoder_are_refused() -> None:
+    model = load_model()
+    with (
+        splice(model, load_transcoders("clt")) as spliced,
+        pytest.raises(ConfigError, match="got a cross-layer transcoder"),
+    ):
+        active_features(spliced, model.to_tokens(PROMPT))
 
 
 def test_pushes_are_the_direct_effect_on_the_logits() -> None:

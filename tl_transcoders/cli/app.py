@@ -11,10 +11,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(demo)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"tl-transcoders {installed_version('tl-transcoders')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

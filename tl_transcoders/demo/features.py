@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.demo.measure import Logits
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
+from tl_transcoders.transcoders import CrossLayerTranscoder
 
 
 @final
@@ -45,14 +47,23 @@ class ActiveFeature:
 def active_features(spliced: Spliced, tokens: Int[Tensor, "1 pos"]) -> list[ActiveFeature]:
     """The active features at the last position, and their direct effect with the final norm's scale held.
 
-    push = a · (W_dec[i] − mean W_dec[i]) · w / scale @ W_U
+        push = a · (W_dec[i] − mean W_dec[i]) · w / scale @ W_U
+
+    Raises ConfigError for a cross-layer transcoder, whose features write to several layers.
     """
-    model: Any = spliced.model
+    model, transcoders = spliced.model, spliced.transcoders
+    if isinstance(transcoders, CrossLayerTranscoder):
+        raise ConfigError(
+            "active_features",
+            got="a cross-layer transcoder",
+            expected="transcoders of single layers",
+            do="Splice another kind, such as load_transcoders('skip').",
+        )
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens)
         gain = model.ln_final.weight / cache["ln_final.hook_scale"][0, -1]
         found = []
-        for layer, transcoder in spliced.transcoders.items():
+        for layer, transcoder in transcoders.items():
             post = cache[f"blocks.{layer}.mlp.hook_post"][0, -1]
             for index in post.nonzero()[:, 0].tolist():
                 write = post[index] * transcoder.W_dec[index]

@@ -2,8 +2,8 @@
 
     sentences → GPT-2 of 4 layers → tl_transcoders/demo/data/model/
 
-Weight decay is strong in attention and weak elsewhere: heads then move a year as a point on a number line
-of few dimensions, and MLPs at the last position have to turn it into "> YY".
+Weight decay is strong in attention and weak elsewhere: heads can then carry little of the function
+"> YY" themselves, and MLPs have to compute it. `data/model/record.json` says how far they do.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,8 @@ def make_model(recipe: Recipe) -> GPT2LMHeadModel:
     torch.manual_seed(recipe.seed)
     model = GPT2LMHeadModel(_config()).train()
     # The fused form of gelu_new, three times as fast to train with.
-    for block in model.transformer.h:
-        block.mlp.act = nn.GELU(approximate="tanh")
+    for mlp in _mlps(model):
+        mlp.act = nn.GELU(approximate="tanh")
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -107,7 +107,7 @@ def save(model: GPT2LMHeadModel, folder: Path, record: dict[str, object]) -> Non
 
 
 def _config() -> GPT2Config:
-    return GPT2Config(
+    config = GPT2Config(
         vocab_size=len(VOCABULARY),
         n_positions=64,
         n_embd=64,
@@ -121,8 +121,14 @@ def _config() -> GPT2Config:
         bos_token_id=VOCABULARY[BOS],
         eos_token_id=VOCABULARY[BOS],
         pad_token_id=VOCABULARY[PAD],
-        loss_type="ForCausalLM",
     )
+    config.loss_type = "ForCausalLM"
+    return config
+
+
+def _mlps(model: GPT2LMHeadModel) -> list[Any]:
+    blocks: Any = model.transformer.h
+    return [block.mlp for block in blocks]
 
 
 def _parameter_groups(model: GPT2LMHeadModel, recipe: Recipe) -> list[dict[str, object]]:
@@ -149,7 +155,7 @@ def _score_without(model: GPT2LMHeadModel, layers: Iterable[int], *, mean: bool)
 @contextmanager
 def _ablated(model: GPT2LMHeadModel, layer: int, *, mean: bool) -> Iterator[None]:
     """Replace what an MLP returns by zeros, or by its mean over training sentences."""
-    mlp = model.transformer.h[layer].mlp
+    mlp = _mlps(model)[layer]
     value = _mean_output(model, mlp) if mean else torch.zeros(model.config.n_embd)
     hook = mlp.register_forward_hook(lambda _module, _inputs, output: value.expand_as(output))
     try:
@@ -159,9 +165,9 @@ def _ablated(model: GPT2LMHeadModel, layer: int, *, mean: bool) -> Iterator[None
 
 
 @torch.no_grad()
-def _mean_output(model: GPT2LMHeadModel, mlp: nn.Module) -> Tensor:
+def _mean_output(model: GPT2LMHeadModel, mlp: Any) -> Tensor:
     seen: list[Tensor] = []
-    hook = mlp.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    hook = mlp.register_forward_hook(lambda *call: seen.append(call[-1]))
     try:
         model(training_tokens(256, seed=-1))
     finally:
