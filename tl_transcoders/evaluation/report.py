@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-from rich.table import Table
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,33 +45,20 @@ class Report:
         """(ablated − spliced) / (ablated − original) of the loss: 1 is the original model."""
         return (self.ablated.loss - self.spliced.loss) / (self.ablated.loss - self.original.loss)
 
-    def table(self) -> Table:
-        """A rich table, one row per layer and one for all together."""
-        table = Table(title=f"{self.n_tokens:,} tokens, loss and KL in nats")
-        for column in ("layer", "FVU", "L0", "dead", "loss original", "spliced", "ablated"):
-            table.add_column(column, justify="right")
-        table.add_column("KL spliced", justify="right")
-        table.add_column("KL ablated", justify="right")
-        for row in self.layers:
-            shape = (f"{row.fvu:.3f}", f"{row.l0:.1f}", f"{row.dead:.1%}")
-            table.add_row(str(row.layer), *shape, *self._effects(row.spliced, row.ablated))
-        if self.layers:
-            table.add_section()
-        table.add_row("all", "", "", "", *self._effects(self.spliced, self.ablated))
-        return table
-
     def markdown(self) -> str:
         """The same table for a document."""
         head = "| layer | FVU | L0 | dead | loss original | spliced | ablated | KL spliced | KL ablated |"
         lines = [head, "|---" * 9 + "|"]
         for row in self.layers:
             shape = (f"{row.fvu:.3f}", f"{row.l0:.1f}", f"{row.dead:.1%}")
-            cells = (str(row.layer), *shape, *self._effects(row.spliced, row.ablated))
+            cells = (str(row.layer), *shape, *self.effects(row.spliced, row.ablated))
             lines.append("| " + " | ".join(cells) + " |")
-        cells = ("all", "", "", "", *self._effects(self.spliced, self.ablated))
+        cells = ("all", "", "", "", *self.effects(self.spliced, self.ablated))
         return "\n".join([*lines, "| " + " | ".join(cells) + " |"])
 
-    def _effects(self, spliced: Effect | None, ablated: Effect | None) -> tuple[str, ...]:
+    def effects(self, spliced: Effect | None, ablated: Effect | None) -> tuple[str, ...]:
+        """The last five cells of a row: losses, then divergences."""
+
         def show(value: float | None) -> str:
             return "" if value is None else f"{value:.4f}"
 
@@ -85,5 +70,8 @@ class Report:
             show(None if ablated is None else ablated.kl),
         )
 
-    def __rich__(self) -> Table:
-        return self.table()
+    def __rich__(self) -> object:
+        # rich draws random numbers when it is imported, and importing this package changes nothing.
+        from tl_transcoders.evaluation.table import report_table
+
+        return report_table(self)

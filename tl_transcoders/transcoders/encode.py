@@ -7,7 +7,7 @@ from torch import Tensor
 from tl_transcoders.transcoders.kernels import TopKEncode
 from tl_transcoders.transcoders.sparse import SparseFeatures
 
-GATHER_BELOW = 0.04
+GATHER_BELOW = 0.08
 """Density under which finding the active features and gathering their rows beats the dense product.
 
 Measured by `python -m benchmarks.density`.

@@ -1,0 +1,71 @@
+"""`evaluate` against the definitions, written out."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+import tl_transcoders as tlt
+from tests.cases import BOS, HOSTS, Host, Kind, case_id, tokens
+from tl_transcoders.errors import ShapeError
+from tl_transcoders.hosts import resolve_host
+from tl_transcoders.transcoders import TopK
+
+pytestmark = pytest.mark.cases
+every_host = pytest.mark.parametrize("host", HOSTS, ids=case_id)
+
+
+@every_host
+def test_the_definitions(host: Host) -> None:
+    model = host.build()
+    transcoders = Kind("topk", TopK(5), skip=True).build(model)
+    seen = resolve_host(model)
+    with seen.recording([(1, "mlp_in"), (1, "mlp_out_raw")]) as store:
+        seen.run(tokens())
+    kept = tokens() != BOS
+    x, y = store[1, "mlp_in"][kept], store[1, "mlp_out_raw"][kept]
+    post = transcoders[1].encode(x)
+    fvu = (y - transcoders[1](x)).square().sum() / (y - y.mean(0)).square().sum()
+    original = seen.logits(tokens()).log_softmax(-1)
+    with tlt.splice(model, transcoders, exclude=[BOS]) as spliced:
+        report = tlt.evaluate(spliced, tokens(), batch_size=2, per_layer=True)
+        replaced = seen.logits(tokens()).log_softmax(-1)
+    row = report.layers[1]
+    assert row.fvu == pytest.approx(fvu.item(), rel=1e-3)
+    assert row.l0 == pytest.approx((post != 0).sum(-1).float().mean().item())
+    assert row.dead == pytest.approx(1 - (post != 0).any(0).float().mean().item())
+    following = tokens()[:, 1:, None]
+    loss = -original[:, :-1].gather(-1, following).mean().item()
+    assert report.original.loss == pytest.approx(loss, rel=1e-4)
+    kl = (original.exp() * (original - replaced)).sum(-1).mean().item()
+    assert report.spliced.kl == pytest.approx(kl, rel=1e-2, abs=1e-5)
+    assert report.original.kl == 0
+    assert row.spliced is not None
+    assert row.ablated is not None
+
+
+def test_a_cross_layer_transcoder_has_no_layers_alone() -> None:
+    model = HOSTS[0].build()
+    with tlt.splice(model, Kind("clt", cross_layer=True).build(model)) as spliced:
+        report = tlt.evaluate(spliced, tokens(), per_layer=True)
+    assert [row.spliced for row in report.layers] == [None, None, None]
+    assert all(row.fvu > 0 for row in report.layers)
+
+
+def test_a_report_prints_and_becomes_markdown() -> None:
+    model = HOSTS[0].build()
+    with tlt.splice(model, Kind("topk", TopK(5)).build(model)) as spliced:
+        report = tlt.evaluate(spliced, tokens())
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(report)
+    assert "KL spliced" in console.export_text()
+    assert report.markdown().count("\n") == 5
+
+
+def test_one_token_predicts_nothing() -> None:
+    model = HOSTS[0].build()
+    with (
+        tlt.splice(model, Kind("topk", TopK(5)).build(model)) as spliced,
+        pytest.raises(ShapeError, match="at least two"),
+    ):
+        tlt.evaluate(spliced, tokens()[:, :1])
