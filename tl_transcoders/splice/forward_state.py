@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError, HookNeverFiredError, ShapeError
@@ -23,50 +23,49 @@ class ForwardState:
         self.edited: dict[int, Tensor | SparseFeatures] = {}
         self.unedited: dict[int, Tensor | SparseFeatures] = {}
         self._exclude = exclude
-        self._mask: Tensor | None = None
-        self._begun = False
+        self._tokens: Tensor | None = None
 
     def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The embedding's forward pre-hook: take this pass' tokens."""
         self.forget_features()
-        if self.paused:
+        if self.paused or self._exclude is None:
             return
         tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        self._mask = self._mask_of(tokens)
-        self._begun = True
+        # While it generates, HookedTransformer embeds one new token and may run the whole sequence again.
+        before = self._tokens
+        continues = before is not None and tokens.shape == (len(before), 1)
+        self._tokens = torch.cat([before, tokens], dim=1) if continues else tokens
 
     def forget_features(self) -> None:
         """Let go of the cross-layer features of this pass."""
         self.edited, self.unedited = {}, {}
 
-    def excluded(self) -> Bool[Tensor, "batch pos"] | None:
-        """The positions of this pass that are left to the original MLP, or None."""
+    def excluded(self, shape: torch.Size) -> Bool[Tensor, "batch pos"] | None:
+        """The positions of a pass of this shape that are left to the original MLP, or None."""
         if self._exclude is None or self.paused:
             return None
-        if not self._begun:
+        mask = self._mask(self._exclude, shape)
+        return mask if mask.any() else None
+
+    def _mask(self, exclude: Tensor, shape: torch.Size) -> Bool[Tensor, "batch pos"]:
+        if exclude.dtype == torch.bool:
+            if exclude.shape != shape:
+                raise ShapeError(
+                    "exclude mask",
+                    got=f"shape {tuple(exclude.shape)} for tokens {tuple(shape)}",
+                    expected="one entry per token of the batch",
+                    do="Give token ids instead of a mask to run (or generate) other lengths.",
+                )
+            return exclude
+        tokens = self._tokens
+        if tokens is None or len(tokens) != shape[0] or tokens.shape[1] < shape[1]:
             raise HookNeverFiredError(
                 "exclude",
                 got="a forward pass that did not call the token embedding",
                 expected="token ids, from which the excluded positions follow",
                 do="Pass tokens (no start_at_layer, no inputs_embeds), or splice without exclude=.",
             )
-        return self._mask
-
-    def _mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
-        if self._exclude is None:
-            return None
-        if self._exclude.dtype == torch.bool:
-            if self._exclude.shape != tokens.shape:
-                raise ShapeError(
-                    "exclude mask",
-                    got=f"shape {tuple(self._exclude.shape)} for tokens {tuple(tokens.shape)}",
-                    expected="one entry per token of the batch",
-                    do="Give token ids instead of a mask to run (or generate) other lengths.",
-                )
-            mask = self._exclude.to(tokens.device)
-        else:
-            mask = torch.isin(tokens, self._exclude.to(tokens.device))
-        return mask if mask.any() else None
+        return torch.isin(tokens[:, -shape[1] :], exclude.to(tokens.device))
 
 
 def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:

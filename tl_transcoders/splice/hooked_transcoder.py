@@ -15,7 +15,7 @@ from tl_transcoders.splice.coder import Coder, Features, OwnLayer, Reconstructio
 from tl_transcoders.splice.error_term import ErrorTerm, as_leaf
 from tl_transcoders.transcoders import CrossLayerTranscoder, SparseFeatures, Transcoder
 
-Excluded = Callable[[], Tensor | None]
+Excluded = Callable[[torch.Size], Tensor | None]
 
 
 class Mode(Enum):
@@ -102,7 +102,7 @@ class HookedTranscoder(nn.Module):
                 return self.hook_out(self._transcode(x, to_original))
 
     def _transcode(self, x: Tensor, to_original: Tensor) -> Tensor:
-        mask = None if self._excluded is None else self._excluded()
+        mask = None if self._excluded is None else self._excluded(x.shape[:2])
         x_cast = x.to(self.dtype)
         features, unedited = self._features(x_cast, mask)
         both = self._coder.reconstruct(features, unedited, x_cast)

@@ -97,7 +97,7 @@ class Spliced:
 
     def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """The positions of the running forward pass that are not left to the original MLP."""
-        excluded = self._state.excluded()
+        excluded = self._state.excluded(like.shape)
         return torch.ones_like(like) if excluded is None else ~excluded
 
     def __enter__(self) -> Self:

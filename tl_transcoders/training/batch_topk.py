@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -14,29 +14,38 @@ from tl_transcoders.transcoders.kernels import gather_rows, segment_sum
 GROUP = 16
 
 
+@torch.no_grad()
+def select_of_batch(
+    x: Float[Tensor, "row d_in"],
+    W_enc: Float[Tensor, "d_in feature"],
+    b_enc: Float[Tensor, " feature"],
+    k: int,
+) -> tuple[SparseFeatures, Int[Tensor, " active"], Float[Tensor, ""]]:
+    """The k · rows largest positive of x @ W_enc + b_enc, the row of each, and the smallest of them; no gradients.
+
+    Rows may keep more or fewer than k. Equal values at the boundary all stay.
+
+    Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders.
+    """
+    pre = torch.addmm(b_enc, x, W_enc)
+    least = nth_largest(pre, k * len(x)).clamp(min=torch.finfo(pre.dtype).tiny)
+    rows, indices = (pre >= least).nonzero(as_tuple=True)
+    values = pre[rows, indices]
+    per_row = torch.bincount(rows, minlength=len(x))
+    features = SparseFeatures(values, indices, per_row.cumsum(0) - per_row, tuple(pre.shape))
+    return features, rows, values.min() if len(values) else least
+
+
 def encode_batch_topk(
     x: Float[Tensor, "row d_in"],
     W_enc: Float[Tensor, "d_in feature"],
     b_enc: Float[Tensor, " feature"],
     k: int,
 ) -> tuple[SparseFeatures, Float[Tensor, ""]]:
-    """The k · rows largest positive of x @ W_enc + b_enc, and the smallest of them.
-
-    Rows may keep more or fewer than k. Equal values at the boundary all stay.
-
-    Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders.
-    """
-    with torch.no_grad():
-        pre = torch.addmm(b_enc, x, W_enc)
-        least = nth_largest(pre, k * len(x)).clamp(min=torch.finfo(pre.dtype).tiny)
-        rows, indices = (pre >= least).nonzero(as_tuple=True)
-        values, shape = pre[rows, indices], tuple(pre.shape)
-        boundary = values.min() if len(values) else least
-        per_row = torch.bincount(rows, minlength=len(x))
-        offsets = per_row.cumsum(0) - per_row
-    del pre
-    values = _Selected.apply(x, W_enc, b_enc, values, indices, offsets, rows)
-    return SparseFeatures(values, indices, offsets, shape), boundary
+    """The same features with sparse gradients, and the smallest of them."""
+    found, rows, boundary = select_of_batch(x, W_enc, b_enc, k)
+    values = _Selected.apply(x, W_enc, b_enc, found.values, found.indices, found.offsets, rows)
+    return SparseFeatures(values, found.indices, found.offsets, found.shape), boundary
 
 
 def nth_largest(values: Float[Tensor, "row feature"], n: int) -> Float[Tensor, ""]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_transcoders.training import sparse_code
 from tl_transcoders.training.batch_topk import encode_batch_topk
 from tl_transcoders.training.straight_through import count_active, jump_relu
 from tl_transcoders.transcoders import (
@@ -16,6 +17,7 @@ from tl_transcoders.transcoders import (
     ReLU,
     SparseFeatures,
     TopK,
+    Transcoder,
 )
 from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse
 
@@ -63,11 +65,27 @@ def encode(
             assert_never(activation)
 
 
+def reconstruct(
+    transcoder: Transcoder, x: Float[Tensor, "row d_in"], *, window: float
+) -> tuple[Encoded, Float[Tensor, "row d_out"]]:
+    """Features and output of a transcoder; for the TopK kinds only the output has gradients."""
+    t, activation = transcoder, transcoder.cfg.activation
+    if not isinstance(activation, TopK | BatchTopK):
+        encoded = encode(activation, x, t.W_enc, t.b_enc, t.threshold, window=window)
+        return encoded, t.decode(encoded.features, x)
+    selected = sparse_code.select(activation, x, t.W_enc, t.b_enc)
+    y_hat = sparse_code.reconstruct(selected, x, t.W_enc, t.b_enc, t.W_dec, t.b_dec)
+    if t.W_skip is not None:
+        y_hat = torch.addmm(y_hat, x, t.W_skip)
+    active = _count(selected.features.values)
+    return Encoded(selected.features, active, selected.boundary), y_hat
+
+
 def fired(features: Float[Tensor, "row feature"] | SparseFeatures) -> Bool[Tensor, " feature"]:
     """Which features were active anywhere in the batch."""
     if isinstance(features, SparseFeatures):
-        active = features.indices[features.values > 0]
-        return torch.bincount(active, minlength=features.shape[-1]) > 0
+        zeros = features.values.new_zeros(features.shape[-1])
+        return zeros.index_add_(0, features.indices, features.values.detach()) > 0
     return (features > 0).any(0)
 
 

@@ -1,8 +1,12 @@
 """What is minimised. Every term is dimensionless: scaling y scales none of them."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from tl_transcoders.transcoders import SparseFeatures
 from tl_transcoders.transcoders.encode import encode_topk
@@ -10,7 +14,8 @@ from tl_transcoders.transcoders.encode import encode_topk
 
 def total_variance(y: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
     """Σ(y − mean y)², the mean taken over rows."""
-    return (y - y.mean(0)).square().sum()
+    centred = (y - y.mean(0)).reshape(-1)
+    return centred.dot(centred)
 
 
 def fvu(
@@ -20,7 +25,23 @@ def fvu(
 
     FVU = Σ(y − ŷ)² / Σ(y − mean y)²
     """
-    return (y - y_hat).square().sum() / variance
+    return _SquaredError.apply(y, y_hat) / variance
+
+
+class _SquaredError(Function):
+    """Σ(y − ŷ)², with a gradient to ŷ in one operation."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, y_hat: Tensor) -> Tensor:
+        error = y_hat - y
+        ctx.save_for_backward(error)
+        return error.view(-1).dot(error.view(-1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (error,) = ctx.saved_tensors
+        return None, error * (2 * grad)
 
 
 def l1(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.training.config import TrainConfig
-from tl_transcoders.training.encode import encode, fired
+from tl_transcoders.training.encode import fired, reconstruct
 from tl_transcoders.training.learner import Learner
 from tl_transcoders.training.losses import total_variance
 from tl_transcoders.training.objective import Layer, objective
@@ -54,7 +54,7 @@ class Trainer:
         first = not learner.begun
         if first:
             self._start(x, y)
-        encoded = encode(config.activation, x, t.W_enc, t.b_enc, t.threshold, window=config.window)
+        encoded, y_hat = reconstruct(t, x, window=config.window)
         layer = Layer(
             W_enc=t.W_enc,
             b_enc=t.b_enc,
@@ -62,7 +62,7 @@ class Trainer:
             dead=learner.dead,
             variances=total_variance(y)[None],
         )
-        loss = objective(config, layer, encoded, x=x, y=y, y_hat=t.decode(encoded.features, x))
+        loss = objective(config, layer, encoded, x=x, y=y, y_hat=y_hat)
         learner.step(loss.total, lr_scale=lr_scale)
         settle(t.threshold, encoded.boundary, first=first)
         learner.count(fired(encoded.features), n_tokens=len(x))
