@@ -14,7 +14,7 @@ from tl_transcoders.training.adam import Adam
 from tl_transcoders.training.finish import finish
 from tl_transcoders.training.start import Units
 from tl_transcoders.transcoders import Activation, BatchTopK, JumpReLU, ReLU, TopK, Transcoder
-from tl_transcoders.transcoders.kernels import TopKEncode
+from tl_transcoders.transcoders.kernels import TopKEncode, largest
 
 STEPS = 300
 KINDS = {
@@ -138,14 +138,24 @@ def test_a_step_keeps_nothing_dense_beyond_the_pre_activations() -> None:
     assert max(saved) < ROWS * FEATURES / 2
 
 
-def test_topk_in_parts_is_topk() -> None:
-    rows, features = 700, 9001
+@pytest.mark.parametrize(("features", "k"), [(9001, 4), (8192, 4), (8192, 513), (64, 64), (7, 1)])
+def test_topk_in_parts_and_groups_is_topk(features: int, k: int) -> None:
+    rows = 700
     x, W_enc, b_enc = torch.randn(rows, 5), torch.randn(features, 5).T, torch.randn(features)
-    values, indices, _ = TopKEncode.apply(x, W_enc, b_enc, 4, False)
+    values, indices, _ = TopKEncode.apply(x, W_enc, b_enc, k, False)
     pre = x @ W_enc + b_enc
-    expected = pre.topk(4, dim=-1)
-    assert_close(values.sort(descending=True).values, expected.values)
-    assert_close(pre.gather(1, indices), values)
+    expected = pre.topk(k, dim=-1)
+    assert_close(values.sort(descending=True).values, expected.values.relu())
+    assert_close(pre.gather(1, indices).relu(), values)
+    assert len(indices[0].unique()) == k
+
+
+def test_the_largest_of_equal_values_are_different_entries() -> None:
+    values = torch.randn(7, 1024).round()
+    found, places = largest(values, 5)
+    assert torch.equal(found.sort(descending=True).values, values.topk(5).values)
+    assert torch.equal(values.gather(1, places), found)
+    assert all(len(row.unique()) == 5 for row in places)
 
 
 def test_auxk_revives_dead_features() -> None:

@@ -33,8 +33,9 @@ class ForwardState:
         tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         # While it generates, HookedTransformer embeds one new token and may run the whole sequence again.
         before = self._tokens
-        continues = before is not None and tokens.shape == (len(before), 1)
-        self._tokens = torch.cat([before, tokens], dim=1) if continues else tokens
+        if before is not None and tokens.shape == (len(before), 1):
+            tokens = torch.cat([before, tokens], dim=1)
+        self._tokens = tokens
 
     def forget_features(self) -> None:
         """Let go of the cross-layer features of this pass."""

@@ -22,6 +22,8 @@ PART = 1 << 22
 MIN_PART_ROWS = 256
 """How many pre-activations TopK looks at together (16 MB of float32), but at least so many rows."""
 
+GROUP = 4
+
 
 def largest_pre_activations(
     x: Float[Tensor, "row d_in"],
@@ -29,11 +31,11 @@ def largest_pre_activations(
     b_enc: Float[Tensor, " feature"],
     k: int,
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    """`torch.topk` of x @ W_enc + b_enc, some rows at a time in one buffer, for the sake of cache and memory."""
+    """The k largest of x @ W_enc + b_enc in every row, some rows at a time in one buffer, for cache and memory."""
     n_parts = -(-len(x) * W_enc.shape[1] // PART)
     rows = max(MIN_PART_ROWS, -(-len(x) // max(1, n_parts)))
     if len(x) <= rows:
-        return torch.addmm(b_enc, x, W_enc).topk(k, dim=-1, sorted=False)
+        return largest(torch.addmm(b_enc, x, W_enc), k)
     pre = x.new_empty(rows, W_enc.shape[1])
     values = x.new_empty(len(x), k)
     indices = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
@@ -41,8 +43,25 @@ def largest_pre_activations(
         part = slice(start, start + rows)
         out = pre[: len(x[part])]
         torch.addmm(b_enc, x[part], W_enc, out=out)
-        torch.topk(out, k, dim=-1, sorted=False, out=(values[part], indices[part]))
+        values[part], indices[part] = largest(out, k)
     return values, indices
+
+
+def largest(
+    values: Float[Tensor, "row n"], k: int
+) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+    """`values.topk(k)` in any order: the k largest lie in the k groups with the largest maxima.
+
+    Groups are of GROUP entries far apart, so that their maxima are a vectorised reduction; what is left for
+    torch's topk, which takes 3 ns an entry, are a few hundred candidates.
+    """
+    n = values.shape[1] // GROUP
+    if values.shape[1] % GROUP or n < GROUP * k or values.device.type != "cpu":
+        return torch.topk(values, k, sorted=False)
+    groups = largest(values.view(-1, GROUP, n).amax(1), k)[1]
+    candidates = torch.cat([groups + n * member for member in range(GROUP)], dim=1)
+    found, places = values.gather(1, candidates).topk(k, sorted=False)
+    return found, candidates.gather(1, places)
 
 
 def gather_rows(
@@ -140,7 +159,7 @@ class TopKEncode(Function):
         ctx.set_materialize_grads(False)
         if want_dense:
             pre = torch.addmm(b_enc, x, W_enc)
-            values, indices = pre.topk(k, dim=-1, sorted=False)
+            values, indices = largest(pre, k)
             dense = pre.zero_().scatter_(-1, indices, values.relu_())
         else:
             values, indices = largest_pre_activations(x, W_enc, b_enc, k)
