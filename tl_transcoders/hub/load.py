@@ -17,6 +17,9 @@ def load(
     source: str | Path,
     *,
     layers: Iterable[int] | None = None,
+    width: str | None = None,
+    l0: str | int | None = None,
+    kind: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -32,6 +35,8 @@ def load(
 
     - `source`: a folder, or `"org/repo"` with an optional `"@revision"`.
     - `layers`: which to load; all of them if left out. A cross-layer transcoder is loaded as a whole.
+    - `width`, `l0`, `kind`: which set, where a repository holds several (Gemma Scope: `"16k"`, `"small"`,
+      `"transcoder_all"`).
     - `revision`: a branch, tag or commit of the repository.
     - `dtype`, `device`: what to convert to; a conversion copies.
     - `verify`: also compare SHA-256 sums and refuse NaN and infinite weights. Reads every byte.
@@ -45,7 +50,15 @@ def load(
     load(folder, layers=[3])[3].W_dec
     ```
     """
-    request = make_request(layers=layers, dtype=dtype, device=device, verify=verify)
+    request = make_request(
+        layers=layers,
+        width=width,
+        l0=l0,
+        kind=kind,
+        dtype=dtype,
+        device=device,
+        verify=verify,
+    )
     patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
     try:
         place = open_source(source, revision=revision, patterns=patterns)

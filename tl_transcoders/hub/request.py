@@ -13,12 +13,18 @@ from tl_transcoders.errors import ConfigError, TranscoderFormatError
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Which layers, as which dtype, where, and how strictly checked; `layers=None` means all of them.
+    """Which layers and which variant, as which dtype, where, and how strictly checked.
+
+    `layers=None` means all of them. `width`, `l0` and `kind` choose where a repository offers several sets of
+    transcoders (Gemma Scope: `"16k"`, `"small"`, `"transcoder_all"`).
 
     **Raises:** ConfigError for an empty choice of layers or a dtype that weights cannot have.
     """
 
     layers: frozenset[int] | None
+    width: str | None
+    l0: str | None
+    kind: str | None
     dtype: torch.dtype | None
     device: torch.device
     verify: bool
@@ -52,6 +58,18 @@ class Request:
             )
         return tuple(sorted(chosen))
 
+    def refuse_variants(self, where: str) -> None:
+        """Raise ConfigError where a variant is chosen, because `where` holds one set only."""
+        chosen = {"width": self.width, "l0": self.l0, "kind": self.kind}
+        given = [f"{name}={value!r}" for name, value in chosen.items() if value is not None]
+        if given:
+            raise ConfigError(
+                where,
+                got=", ".join(given),
+                expected="no choice of a variant, because there is only one",
+                do="Leave these arguments out.",
+            )
+
     def place(self, tensor: Tensor) -> Tensor:
         """`tensor` with the dtype and on the device asked for: the same memory where both already fit."""
         return tensor.to(device=self.device, dtype=self.dtype or tensor.dtype)
@@ -60,6 +78,9 @@ class Request:
 def make_request(
     *,
     layers: Iterable[int] | None,
+    width: str | None,
+    l0: str | int | None,
+    kind: str | None,
     dtype: torch.dtype | None,
     device: torch.device | str,
     verify: bool,
@@ -67,6 +88,9 @@ def make_request(
     """A `Request` of the arguments of `load`."""
     return Request(
         layers=None if layers is None else frozenset(layers),
+        width=width,
+        l0=None if l0 is None else str(l0),
+        kind=kind,
         dtype=dtype,
         device=torch.device(device),
         verify=verify,

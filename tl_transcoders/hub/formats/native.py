@@ -42,6 +42,7 @@ def recognises(files: Set[str]) -> bool:
 
 def read(source: AbstractSource, request: Request) -> Loaded:
     """The transcoders of `source`, their weights mapped from its files and with `requires_grad=False`."""
+    request.refuse_variants(str(source))
     index = index_from_dict(read_json(contained(source.root, INDEX)))
     match index:
         case SetIndex():
