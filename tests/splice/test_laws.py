@@ -148,6 +148,9 @@ def by_hand(model: Any, transcoders: Any) -> Tensor:
     with ExitStack() as undo, torch.no_grad():
         for layer in transcoders.layers:
             cfg = first_cfg(transcoders)
+            if cfg.write == "resid_mid":
+                overwrite_stream_after_attention(host, layer, transcoders[layer], undo)
+                continue
             keep_input(host, cfg.read, layer, inputs, undo)
             overwrite(host, cfg.write, layer, output(transcoders, layer, inputs, features), undo)
         return model(tokens(), return_type="logits")
@@ -189,6 +192,20 @@ def overwrite(host: Any, site: str, layer: int, compute: Any, undo: ExitStack) -
     module = host.mlp(layer) if site == "mlp_out_raw" else host.hook_point(site, layer)
     handle = module.register_forward_hook(lambda _, __, out: compute(out).reshape(out.shape))
     undo.callback(handle.remove)
+
+
+def overwrite_stream_after_attention(host: Any, layer: int, sae: Any, undo: ExitStack) -> None:
+    """Let attention write what takes the whole stream to the SAE's output."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(_: object, __: object, x: Tensor) -> None:
+        seen["x"] = x
+
+    def write(_: object, __: object, out: Tensor) -> Tensor:
+        return sae.encode(seen["x"] + out) @ sae.W_dec + sae.b_dec - seen["x"]
+
+    undo.callback(host.hook_point("resid_pre", layer).register_forward_hook(keep).remove)
+    undo.callback(host.hook_point("attn_out", layer).register_forward_hook(write).remove)
 
 
 def first_cfg(transcoders: Any) -> Any:

@@ -2,7 +2,17 @@
 
 from transformer_lens.hook_points import HookPoint as HookPoint
 
+from tl_transcoders.hosts.anatomy import Anatomy as Anatomy
+from tl_transcoders.hosts.anatomy import Attention as Attention
+from tl_transcoders.hosts.anatomy import Block as Block
+from tl_transcoders.hosts.anatomy import Norm as Norm
+from tl_transcoders.hosts.anatomy import Rotary as Rotary
+from tl_transcoders.hosts.anatomy import Wiring as Wiring
 from tl_transcoders.hosts.base import AbstractHost as AbstractHost
+from tl_transcoders.hosts.dissect import Observation as Observation
+from tl_transcoders.hosts.dissect import dissect as dissect
+from tl_transcoders.hosts.dissect import observe as observe
+from tl_transcoders.hosts.dissect import quiet as quiet
 from tl_transcoders.hosts.registry import Undo as Undo
 from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
 from tl_transcoders.hosts.resolve import resolve_host as resolve_host

@@ -1,9 +1,9 @@
 """What a splice, a trainer or an evaluation needs of a model, whichever TransformerLens class it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.anatomy import Rotary
 from tl_transcoders.hosts.recording import Recording
 from tl_transcoders.hosts.registry import Undo
 from tl_transcoders.hosts.sites import HOOK_NAMES, site_name
@@ -122,12 +123,35 @@ class AbstractHost(ABC):
         return found
 
     @abstractmethod
+    def rejoins(self, site: Site, layer: int) -> HookPoint | None:
+        """Where a copy of the residual stream that has not passed the site's hook point is added back, or None.
+
+        What a hook point of the Bridge returns may reach the branch behind it only, and not the stream.
+        """
+
+    @abstractmethod
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         """The `hook_in` and `hook_out` through which a module receives and returns, where the host gives it any."""
 
     @abstractmethod
     def give_up_hook_points(self, module: nn.Module, names: Iterable[str]) -> Undo:
         """Leave fresh, silent hook points in a module whose own have gone to its stand-in."""
+
+    # attention
+
+    rotary_hooks: ClassVar[tuple[str, ...]] = ()
+    """Hook points of a block that show its rotation."""
+
+    @abstractmethod
+    def attention_weights(self, layer: int) -> dict[str, Tensor | None]:
+        """`W_Q, W_K, W_V, W_O [head d_model d_head | head d_head d_model]` and their biases, None for no bias.
+
+        Keys and values have as many heads as the weights hold.
+        """
+
+    @abstractmethod
+    def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
+        """The rotation of the first `length` positions, by what `rotary_hooks` showed; None where there is none."""
 
     # what is done to it
 

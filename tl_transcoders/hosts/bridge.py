@@ -5,13 +5,15 @@ component is registered three times (in its block, in the block's `submodules`, 
 Hugging Face layer), and its hook points are listed in `_hook_registry`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.anatomy import Rotary
 from tl_transcoders.hosts.base import AbstractHost
 from tl_transcoders.hosts.registry import (
     Undo,
@@ -48,6 +50,21 @@ class BridgeHost(AbstractHost):
 
     def post_norm(self, layer: int) -> nn.Module | None:
         return self.block(layer)._modules.get("ln2_post")
+
+    def rejoins(self, site: Site, layer: int) -> HookPoint | None:
+        return self.hook_point("resid_post", layer) if site == "resid_mid" else None
+
+    rotary_hooks = ("attn.hook_cos", "attn.hook_sin")
+
+    def attention_weights(self, layer: int) -> dict[str, Tensor | None]:
+        module: Any = self.block(layer).attn
+        return {f"{kind}_{part}": getattr(module, f"{kind}_{part}") for part in "QKVO" for kind in "Wb"}
+
+    def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
+        cos, sin = (seen.get(f"blocks.{layer}.{name}") for name in self.rotary_hooks)
+        if cos is None or sin is None:
+            return None
+        return Rotary(cos=cos[0], sin=sin[0], adjacent=False)
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}

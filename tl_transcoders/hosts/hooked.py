@@ -1,13 +1,15 @@
 """HookedTransformer, TransformerLens 3.9."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.anatomy import Rotary
 from tl_transcoders.hosts.base import AbstractHost
 from tl_transcoders.hosts.registry import (
     Undo,
@@ -48,6 +50,25 @@ class HookedHost(AbstractHost):
     def post_norm(self, layer: int) -> nn.Module | None:
         block: Any = self.block(layer)
         return block.ln2_post if self.model.cfg.use_normalization_before_and_after else None
+
+    def rejoins(self, site: Site, layer: int) -> HookPoint | None:
+        return None
+
+    def attention_weights(self, layer: int) -> dict[str, Tensor | None]:
+        module: Any = self.block(layer).attn
+        shared = {"W_K", "b_K", "W_V", "b_V"} if hasattr(module, "_W_K") else set()
+        names = [f"{kind}_{part}" for part in "QKVO" for kind in "Wb"]
+        return {name: getattr(module, f"_{name}" if name in shared else name) for name in names}
+
+    def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
+        module: Any = self.block(layer).attn
+        if self.model.cfg.positional_embedding_type != "rotary":
+            return None
+        return Rotary(
+            cos=module.rotary_cos[:length],
+            sin=module.rotary_sin[:length],
+            adjacent=self.model.cfg.rotary_adjacent_pairs,
+        )
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}

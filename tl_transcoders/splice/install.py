@@ -122,14 +122,27 @@ def _install_sae(
     hook_point = host.hook_point(site, layer)
     hooked = HookedTranscoder(module, original=nn.Identity(), **common)
 
+    rejoin = host.rejoins(site, layer)
+    changes: list[Tensor] = []
+
     def reconstruct(_: nn.Module, __: object, value: Tensor) -> Tensor:
-        return hooked(value.reshape(*value.shape[:2], -1)).reshape(value.shape)
+        y = hooked(value.reshape(*value.shape[:2], -1)).reshape(value.shape)
+        if rejoin is not None:
+            changes[:] = [y - value]
+        return y
+
+    def add_change(_: nn.Module, __: object, value: Tensor) -> Tensor:
+        return value + changes.pop()
 
     name = f"{HOOK_NAMES[site].format(layer=layer)}.sae"
     undo.callback(host.attach(hook_point, name, hooked))
     handle = hook_point.register_forward_hook(reconstruct, prepend=True)
     undo.callback(handle.remove)
     done.torch_hooks.add(handle.id)
+    if rejoin is not None:
+        handle = rejoin.register_forward_hook(add_change, prepend=True)
+        undo.callback(handle.remove)
+        done.torch_hooks.add(handle.id)
     return hooked
 
 
