@@ -58,7 +58,9 @@ class BridgeHost(AbstractHost):
 
     def attention_weights(self, layer: int) -> dict[str, Tensor | None]:
         module: Any = self.block(layer).attn
-        return {f"{kind}_{part}": getattr(module, f"{kind}_{part}") for part in "QKVO" for kind in "Wb"}
+        return {
+            f"{kind}_{part}": getattr(module, f"{kind}_{part}") for part in "QKVO" for kind in "Wb"
+        }
 
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         cos, sin = (seen.get(f"blocks.{layer}.{name}") for name in self.rotary_hooks)

@@ -1,6 +1,6 @@
 """Taking a host apart into an `Anatomy`, and observing how its attention is wired in a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -110,32 +110,31 @@ def _block(host: AbstractHost, layer: int) -> Block:
 def _attention(host: AbstractHost, layer: int) -> Attention:
     module: Any = host.block(layer).attn
     weights = host.attention_weights(layer)
-    zeros = {f"b_{name}": weights[f"W_{name}"].new_zeros(_bias_shape(weights, name)) for name in "QKVO"}
-    found = {name: tensor.detach() for name, tensor in weights.items() if tensor is not None}
+    tensors = {
+        name: _zero_bias(weights, name) if tensor is None else tensor.detach()
+        for name, tensor in weights.items()
+    }
     children = dict(module.named_children())
     norms = {
-        f"{name}_norm": _norm(host, children[f"{name}_norm"], f"blocks.{layer}.attn.{name}_norm", module.W_Q.shape[-1])
-        for name in "qk"
-        if children.get(f"{name}_norm") is not None
+        name: _norm(host, children[name], f"blocks.{layer}.attn.{name}", module.W_Q.shape[-1])
+        for name in ("q_norm", "k_norm")
+        if children.get(name) is not None
     }
-    return Attention(**{**zeros, **found}, **norms)
+    return Attention(**tensors, q_norm=norms.get("q_norm"), k_norm=norms.get("k_norm"))
 
 
-def _bias_shape(weights: dict[str, Any], name: str) -> tuple[int, ...]:
-    head, d_in, d_out = weights[f"W_{name}"].shape
-    return (d_out,) if name == "O" else (head, d_out)
+def _zero_bias(weights: Mapping[str, Tensor | None], name: str) -> Tensor:
+    weight = weights[f"W_{name[-1]}"]
+    assert weight is not None  # only biases may be missing
+    return weight.new_zeros(weight.shape[2] if name == "b_O" else weight.shape[::2])
 
 
 def _norm(host: AbstractHost, module: Any, where: str, width: int | None = None) -> Norm:
     like = torch.empty(0, device=host.device, dtype=host.dtype)
-    return probe_norm(
-        module, width or host.d_model, eps=host.model.cfg.eps, like=like, where=where
-    )
+    return probe_norm(module, width or host.d_model, eps=host.model.cfg.eps, like=like, where=where)
 
 
-def _wiring(
-    host: AbstractHost, anatomy: Anatomy, layer: int, seen: dict[str, Tensor]
-) -> Wiring:
+def _wiring(host: AbstractHost, anatomy: Anatomy, layer: int, seen: dict[str, Tensor]) -> Wiring:
     block, where = anatomy.blocks[layer], f"blocks.{layer}.attn"
     scores = seen[f"{where}.hook_attn_scores"]
     visible = scores > MASKED

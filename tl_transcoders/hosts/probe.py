@@ -17,6 +17,7 @@ def probe_norm(
 
     bias = N(0); N(1) equals it where the mean is subtracted; gain from an x of mean 0 without zeros.
     """
+
     def at(x: Tensor) -> Tensor:
         return module(x.to(like)[None, None])[0, 0]
 
@@ -27,7 +28,9 @@ def probe_norm(
         x[-1] = 2
         x = x - x.mean()
     bias = at(zero)
-    centred = torch.allclose(at(one), bias, atol=1e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+    centred = torch.allclose(
+        at(one), bias, atol=1e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    )
     normalises = not torch.allclose(at(4 * x) - bias, 4 * (at(x) - bias), rtol=1e-2)
     bare = Norm(
         gain=torch.ones_like(bias),
@@ -41,7 +44,12 @@ def probe_norm(
     norm = Norm(gain=gain, bias=bias, eps=eps, centred=centred, normalises=normalises)
     sample = torch.linspace(-1.3, 2.1, width).sin() * 3
     got, expected = at(sample), norm(sample.to(like))
-    if not torch.allclose(got, expected, rtol=2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3, atol=1e-3):
+    if not torch.allclose(
+        got,
+        expected,
+        rtol=2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3,
+        atol=1e-3,
+    ):
         raise SpliceError(
             where,
             got=f"a norm that differs from LayerNorm and RMSNorm by {(got - expected).abs().max():.2g}",

@@ -14,7 +14,8 @@ class ErrorTerm:
     """What is added to a reconstruction."""
 
     def __init__(self, policy: ErrorPolicy, where: str) -> None:
-        self.policy, self._where = policy, where
+        self.policy: ErrorPolicy = policy
+        self._where = where
         self.recording = self.paused = False
         self._frozen: Tensor | None = None
 
@@ -22,6 +23,11 @@ class ErrorTerm:
     def needs_original(self) -> bool:
         """Whether the original MLP has to run for it."""
         return self.policy == "keep" or self.recording
+
+    @property
+    def stored(self) -> Tensor | None:
+        """The error of the base run, under the policy that uses it."""
+        return self._frozen if self.policy == "freeze" else None
 
     def value(self, original: Tensor | None, unedited: Tensor) -> Tensor | None:
         """The error to add, detached; None stands for zero."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError, HookNeverFiredError, ShapeError
@@ -47,6 +47,15 @@ class ForwardState:
             return None
         mask = self._mask(self._exclude, shape)
         return mask if mask.any() else None
+
+    def excluded_in(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
+        """The positions of these prompts that would be left to the original MLP; None where no position may be."""
+        exclude = self._exclude
+        if exclude is None:
+            return None
+        if exclude.dtype == torch.bool:
+            return self._mask(exclude, tokens.shape)
+        return torch.isin(tokens, exclude.to(tokens.device))
 
     def _mask(self, exclude: Tensor, shape: torch.Size) -> Bool[Tensor, "batch pos"]:
         if exclude.dtype == torch.bool:

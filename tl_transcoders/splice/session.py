@@ -49,12 +49,21 @@ class Spliced:
         self.host, self.transcoders = host, transcoders
         self.model: Any = host.model
         self.hooked = installation.hooked
-        self._state, self._undo = installation.state, undo
+        self._installation, self._state, self._undo = installation, installation.state, undo
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The spliced layers, ascending."""
         return tuple(sorted(self.hooked))
+
+    @property
+    def torch_hooks(self) -> set[int]:
+        """Ids of the torch hooks through which the host calls what was spliced."""
+        return self._installation.torch_hooks
+
+    def excluded(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
+        """The positions of a run on `tokens` that are left to the original MLP; None for none."""
+        return self._state.excluded_in(tokens)
 
     def remove(self) -> None:
         """Put the original modules back; a second call does nothing."""

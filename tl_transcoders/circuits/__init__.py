@@ -1,0 +1,1 @@
+"""Circuits: nodes, patching, attribution."""

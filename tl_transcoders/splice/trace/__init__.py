@@ -1,0 +1,1 @@
+"""A spliced model taken apart, and its runs kept value by value."""

@@ -1,0 +1,296 @@
+"""A forward pass of a spliced model from its anatomy, part of which may be frozen at another run.
+
+The host computes the same, once; here any part of it can be computed again, for any positions, from any layer on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_transcoders.hosts import Anatomy, Block, Wiring
+from tl_transcoders.splice.trace.swap import Features, Swap, product
+from tl_transcoders.transcoders import SparseFeatures
+
+Spot = Literal[
+    "resid_pre", "q_in", "k_in", "v_in", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
+    "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_out", "resid_post", "logits_in",
+]  # fmt: skip
+"""Where a pass can be visited; `q_in, k_in, v_in, mlp_in, logits_in` are the residual stream as one reader sees it."""
+
+Visit = Callable[[Spot, int, Any], Any]
+Errors = Literal["freeze", "live", "zero"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TracedModel:
+    """A spliced model taken apart: its anatomy, the transcoders by layer, the SAEs by layer."""
+
+    anatomy: Anatomy
+    swaps: Mapping[int, Swap]
+    saes: Mapping[int, Swap]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.anatomy.blocks)
+
+    @property
+    def coders(self) -> dict[int, Swap]:
+        """Transcoders and SAEs by layer."""
+        return {**self.swaps, **self.saes}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which prompt of a base run each row of a pass continues, and from which position."""
+
+    example: Int[Tensor, " row"]
+    first: int = 0
+
+    def of(self, value: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "row pos *rest"]:
+        """What a base run holds for these rows and positions."""
+        return value[self.example, self.first :]
+
+    def before(self, value: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "row pos *rest"]:
+        """What a base run holds for these rows at the positions before."""
+        return value[self.example, : self.first]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """What a pass takes from a base run instead of computing it.
+
+    `values[spot, layer]` are the base run's tensors `[batch pos ...]`. With `attention`, heads write what they
+    wrote there; with `mlps`, so do MLPs and transcoders, but for features that a visit changes.
+    """
+
+    values: Mapping[tuple[Spot, int], Any]
+    rows: Rows
+    attention: bool = False
+    mlps: bool = False
+
+
+def _unchanged(_spot: Spot, _layer: int, value: Any) -> Any:
+    return value
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """One pass: what it runs on, what is frozen, how errors behave, and who visits it.
+
+    `excluded` are positions left to the original MLP. `visit(spot, layer, value)` sees every value and
+    returns what the pass goes on with.
+    """
+
+    model: TracedModel
+    wirings: tuple[Wiring, ...]
+    frozen: Frozen | None = None
+    errors: Errors = "freeze"
+    excluded: Bool[Tensor, "batch pos"] | None = None
+    visit: Visit = _unchanged
+
+    def run(
+        self, x: Float[Tensor, "row pos d_model"], *, start: int = 0, stop: int | None = None
+    ) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream after the blocks `start` to `stop`, from what enters the first of them."""
+        coded = Coded(start)
+        for layer in range(start, self.model.n_layers if stop is None else stop):
+            x = self._block(layer, x, coded)
+        return x
+
+    def logits(self, x: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos vocab"]:
+        """Logits of the last residual stream."""
+        return self.model.anatomy.logits(self.visit("logits_in", self.model.n_layers, x))
+
+    def _block(self, layer: int, x: Tensor, coded: "Coded") -> Tensor:
+        block = self.model.anatomy.blocks[layer]
+        x = self.visit("resid_pre", layer, self._sae("resid_pre", layer, x, coded))
+        mid = x + self._attention(block, layer, x, coded)
+        if not block.parallel:
+            mid = self._sae("resid_mid", layer, mid, coded)
+        mid = self.visit("resid_mid", layer, mid)
+        read = self.visit("mlp_in", layer, x if block.parallel else mid)
+        out = self.visit("mlp_raw", layer, self._mlp(block, layer, read, coded))
+        out = out if block.ln2_post is None else block.ln2_post(out)
+        out = self.visit("mlp_out", layer, self._sae("mlp_out", layer, out, coded))
+        return self.visit("resid_post", layer, self._sae("resid_post", layer, mid + out, coded))
+
+    def _attention(self, block: Block, layer: int, x: Tensor, coded: "Coded") -> Tensor:
+        z = self._frozen("z", layer) if self._freezes_attention else self._z(block, layer, x)
+        visited = self.visit("z", layer, z)
+        coder = self.model.saes.get(layer)
+        coded_here = coder is not None and coder.site in ("z", "attn_out")
+        if self._freezes_attention and visited is z and not coded_here:
+            return self.visit("attn_out", layer, self._frozen("attn_out", layer))
+        z = self._sae("z", layer, visited.flatten(2), coded).view(z.shape)
+        out = self.visit("attn_raw", layer, block.attention.write(z))
+        out = out if block.ln1_post is None else block.ln1_post(out)
+        return self.visit("attn_out", layer, self._sae("attn_out", layer, out, coded))
+
+    def _z(self, block: Block, layer: int, x: Tensor) -> Tensor:
+        attention, wiring = block.attention, self.wirings[layer]
+        first = 0 if self.frozen is None else self.frozen.rows.first
+        readers = [self.visit(spot, layer, x) for spot in ("q_in", "k_in", "v_in")]
+        normed = _once(block.ln1, readers)
+        q = self.visit("q", layer, attention.q(normed[0]))
+        k = self.visit("k", layer, attention.k(normed[1]))
+        v = self.visit("v", layer, attention.v(normed[2]))
+        k = self.visit("turned_k", layer, attention.turn_k(k, wiring, first))
+        if self.frozen is not None and first:
+            before, values = self.frozen.rows.before, self.frozen.values
+            k = torch.cat([before(values["turned_k", layer]), k], dim=1)
+            v = torch.cat([before(values["v", layer]), v], dim=1)
+        pattern = attention.pattern(attention.turn_q(q, wiring, first), k, wiring, first)
+        return attention.mix(self.visit("pattern", layer, pattern), v)
+
+    def _mlp(self, block: Block, layer: int, x: Tensor, coded: "Coded") -> Tensor:
+        swap = self.model.swaps.get(layer)
+        if self.frozen is not None and self.frozen.mlps:
+            return self._thawed(swap, self._frozen("mlp_raw", layer))
+        if swap is None:
+            return block.mlp(block.ln2(x))
+        return self._through(swap, swap.read(block, x), lambda: swap.original(block.ln2(x)), coded)
+
+    def _sae(self, site: str, layer: int, x: Tensor, coded: "Coded") -> Tensor:
+        swap = self.model.saes.get(layer)
+        if swap is None or swap.site != site:
+            return x
+        frozen = self.frozen is not None and (
+            self.frozen.mlps or (self.frozen.attention and site in ("z", "attn_out"))
+        )
+        if frozen:
+            y = self._thawed(swap, self._frozen("sae_out", layer))
+        else:
+            y = self._through(swap, x, lambda: x, coded)
+        return self.visit("sae_out", layer, y)
+
+    def _through(
+        self, swap: Swap, x: Tensor, original: Callable[[], Tensor], coded: "Coded"
+    ) -> Tensor:
+        """The reconstruction of a transcoder or SAE, with its error and the original's values where excluded."""
+        mask = self._mask()
+        unedited = _without(swap.encode(x), mask)
+        edited = self.visit("features", swap.layer, unedited)
+        coded.note(swap.layer, edited, unedited)
+        carried = self._carried(swap, coded.start)
+        y = swap.decode(coded.edited, x, carried).to(x.dtype)
+        if swap.policy != "drop" and self.errors != "zero":
+            error = self._error(swap, x, y, carried, original, coded)
+            y = y + self.visit("error", swap.layer, error)
+        return y if mask is None else torch.where(mask[..., None], original(), y)
+
+    def _error(
+        self,
+        swap: Swap,
+        x: Tensor,
+        y: Tensor,
+        carried: Tensor | None,
+        original: Callable[[], Tensor],
+        coded: "Coded",
+    ) -> Tensor:
+        if self.errors == "freeze" and self.frozen is not None:
+            return self._frozen("error", swap.layer)
+        if swap.stored_error is not None:
+            return swap.stored_error.expand_as(y)
+        if coded.changed:
+            y = swap.decode(coded.unedited, x, carried).to(x.dtype)
+        error, mask = original() - y, self._mask()
+        return error if mask is None else error.masked_fill(mask[..., None], 0)
+
+    def _thawed(self, swap: Swap | None, out: Tensor) -> Tensor:
+        """What the base run wrote, changed by what visits change of the features and the error behind it."""
+        if swap is None:
+            return out
+        assert self.frozen is not None
+        for source in swap.sources:
+            base = LazyRows(self.frozen.values["features", source], self.frozen.rows)
+            changed = self.visit("features", source, base)
+            if changed is not base:
+                out = out + (changed - base.dense()) @ swap.decoder(source)
+        if ("error", swap.layer) not in self.frozen.values:
+            return out
+        error = self._frozen("error", swap.layer)
+        changed = self.visit("error", swap.layer, error)
+        return out if changed is error else out + (changed - error)
+
+    def _carried(self, swap: Swap, start: int) -> Tensor | None:
+        """What cross-layer features of layers before `start` write here: what they wrote in the base run."""
+        earlier = [source for source in swap.sources if source < start]
+        if not earlier:
+            return None
+        assert self.frozen is not None
+        values = self.frozen.values
+        written = [product(values["features", i], swap.decoder(i)) for i in earlier]
+        return self.frozen.rows.of(torch.stack(written).sum(0))
+
+    def _mask(self) -> Tensor | None:
+        if self.excluded is None or self.frozen is None:
+            return self.excluded
+        return self.frozen.rows.of(self.excluded)
+
+    def _frozen(self, spot: Spot, layer: int) -> Tensor:
+        assert self.frozen is not None
+        return self.frozen.rows.of(self.frozen.values[spot, layer])
+
+    @property
+    def _freezes_attention(self) -> bool:
+        return self.frozen is not None and self.frozen.attention
+
+
+@final
+class Coded:
+    """The features of a pass that began at block `start`, as visits left them and as they were before."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.edited: dict[int, Features] = {}
+        self.unedited: dict[int, Features] = {}
+
+    def note(self, layer: int, edited: Features, unedited: Features) -> None:
+        """Keep the features of a layer for those after it."""
+        self.edited[layer], self.unedited[layer] = edited, unedited
+
+    @property
+    def changed(self) -> bool:
+        """Whether a visit changed any features so far."""
+        return any(self.edited[layer] is not self.unedited[layer] for layer in self.edited)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LazyRows:
+    """Features of a base run at some rows, made dense only where somebody asks."""
+
+    features: SparseFeatures
+    rows: Rows
+
+    def dense(self) -> Float[Tensor, "row pos feature"]:
+        """The dense tensor."""
+        return self.rows.of(self.features.to_dense())
+
+
+def _once(norm: Callable[[Tensor], Tensor], readers: list[Tensor]) -> list[Tensor]:
+    """The norm of every reader's stream, computed once for those that see the same tensor."""
+    known: dict[int, Tensor] = {}
+    return [
+        known.setdefault(id(x), norm(x)) if id(x) not in known else known[id(x)] for x in readers
+    ]
+
+
+def _without(features: Features, mask: Tensor | None) -> Features:
+    if mask is None:
+        return features
+    if isinstance(features, Tensor):
+        return features.masked_fill(mask[..., None], 0)
+    kept = ~mask.reshape(-1)[features.rows()]
+    return SparseFeatures(
+        features.values * kept, features.indices, features.offsets, features.shape
+    )

@@ -1,0 +1,183 @@
+"""A run of a spliced model on some prompts, kept value by value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tl_transcoders.errors import ShapeError, SpliceError
+from tl_transcoders.hosts import Wiring, dissect, observe, quiet
+from tl_transcoders.splice.session import Spliced
+from tl_transcoders.splice.trace.forward import (
+    Errors,
+    Forward,
+    Frozen,
+    Rows,
+    Spot,
+    TracedModel,
+    Visit,
+)
+from tl_transcoders.splice.trace.swap import Swap
+from tl_transcoders.transcoders import SparseFeatures
+
+TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-3}
+KEPT: Final[frozenset[Spot]] = frozenset(
+    {
+        "resid_pre", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
+        "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_out", "resid_post",
+    }
+)  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a spliced model computed on prompts of one length.
+
+    `values[spot, layer]` are the tensors `[batch pos ...]`, features sparse. `gap` is the median over positions
+    of the largest difference between the host's logits and these.
+    """
+
+    spliced: Spliced
+    model: TracedModel
+    wirings: tuple[Wiring, ...]
+    tokens: Int[Tensor, "batch pos"]
+    excluded: Bool[Tensor, "batch pos"] | None
+    values: Mapping[tuple[Spot, int], Any]
+    logits: Float[Tensor, "batch pos vocab"]
+    gap: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Prompts and positions."""
+        return self.tokens.shape[0], self.tokens.shape[1]
+
+    @property
+    def resid_final(self) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that the final norm reads."""
+        return self.values["resid_post", self.model.n_layers - 1]
+
+    @property
+    def all_rows(self) -> Rows:
+        """One row for every prompt, from its first position."""
+        return Rows(torch.arange(self.shape[0], device=self.tokens.device))
+
+    def forward(
+        self,
+        *,
+        rows: Rows | None = None,
+        attention: bool = False,
+        mlps: bool = False,
+        errors: Errors = "freeze",
+        visit: Visit | None = None,
+    ) -> Forward:
+        """A pass that continues this run in `rows`, with attention or MLPs frozen at it."""
+        frozen = Frozen(
+            values=self.values,
+            rows=self.all_rows if rows is None else rows,
+            attention=attention,
+            mlps=mlps,
+        )
+        passing = {} if visit is None else {"visit": visit}
+        return Forward(
+            model=self.model,
+            wirings=self.wirings,
+            frozen=frozen,
+            errors=errors,
+            excluded=self.excluded,
+            **passing,
+        )
+
+
+@torch.no_grad()
+def capture(spliced: Spliced, tokens: Int[Tensor, "batch pos"]) -> Run:
+    """Run a spliced model on prompts of one length and keep every value.
+
+    The model runs once, with the user's hooks asleep; then its anatomy computes the same again, and must
+    arrive at the same logits.
+
+    **Raises:** ShapeError for tokens that are not `[batch pos]`; SpliceError where the architecture computes
+    something its anatomy does not describe.
+    """
+    check_tokens(tokens)
+    host = spliced.host
+    tokens = tokens.to(host.device)
+    model = take_apart(spliced)
+    seen = observe(host, model.anatomy, tokens, keep=spliced.torch_hooks)
+    values: dict[tuple[Spot, int], Any] = {}
+
+    def keep(spot: Spot, layer: int, value: Any) -> Any:
+        if spot in KEPT:
+            values[spot, layer] = _sparse(value) if spot == "features" else value
+        return value
+
+    excluded = spliced.excluded(tokens)
+    forward = Forward(
+        model=model, wirings=seen.wirings, excluded=excluded, errors="live", visit=keep
+    )
+    with quiet(host):
+        logits = forward.logits(forward.run(seen.embed))
+    return Run(
+        spliced=spliced,
+        model=model,
+        wirings=seen.wirings,
+        tokens=tokens,
+        excluded=excluded,
+        values=values,
+        logits=logits,
+        gap=_checked_gap(logits, seen.logits),
+    )
+
+
+def take_apart(spliced: Spliced) -> TracedModel:
+    """The anatomy of a spliced model and its transcoders as functions."""
+    swaps = {
+        layer: Swap(
+            layer=layer,
+            coder=hooked.transcoder,
+            original=nn.Identity() if hooked.original is None else hooked.original,
+            policy=hooked.error.policy,
+            stored_error=hooked.error.stored,
+        )
+        for layer, hooked in spliced.hooked.items()
+    }
+    return TracedModel(
+        anatomy=dissect(spliced.host),
+        swaps={layer: swap for layer, swap in swaps.items() if swap.site is None},
+        saes={layer: swap for layer, swap in swaps.items() if swap.site is not None},
+    )
+
+
+def check_tokens(tokens: object) -> None:
+    """Raise ShapeError unless `tokens` is an integer tensor `[batch pos]`."""
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+        return
+    raise ShapeError(
+        "tokens",
+        got=f"{type(tokens).__name__} {tuple(tokens.shape)}"
+        if isinstance(tokens, Tensor)
+        else f"{type(tokens).__name__}",
+        expected="an integer tensor [batch pos]",
+        do="Use model.to_tokens(text).",
+    )
+
+
+def _sparse(features: Tensor | SparseFeatures) -> SparseFeatures:
+    return features if isinstance(features, SparseFeatures) else SparseFeatures.from_dense(features)
+
+
+def _checked_gap(computed: Tensor, host: Tensor) -> float:
+    per_position = (computed - host).abs().amax(-1)
+    gap = float(per_position.median())
+    tolerance = TOLERANCE.get(host.dtype, 0.1) * max(1.0, float(host.abs().max()))
+    if gap > tolerance:
+        raise SpliceError(
+            "circuits",
+            got=f"logits that differ by {gap:.2g} between the model and its parts",
+            expected=f"at most {tolerance:.2g}",
+            do="This architecture computes something its anatomy does not describe: please report it.",
+        )
+    return gap

@@ -1,0 +1,112 @@
+"""One spliced layer as a function of what it reads, away from the host."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_transcoders._types import ErrorPolicy, Site
+from tl_transcoders.hosts import Block
+from tl_transcoders.transcoders import (
+    CrossLayerTranscoder,
+    SparseFeatures,
+    Transcoder,
+)
+
+Features = Tensor | SparseFeatures
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """A transcoder (or one layer of a cross-layer one) in the place of `original`, or an SAE at its site.
+
+    `stored_error` is that of the base run a splice with error="freeze" was given.
+    """
+
+    layer: int
+    coder: Transcoder | CrossLayerTranscoder
+    original: nn.Module
+    policy: ErrorPolicy
+    stored_error: Tensor | None = None
+
+    @property
+    def site(self) -> Site | None:
+        """The site of an SAE; None for a transcoder."""
+        cfg = self.coder.cfg
+        return cfg.read if cfg.read == cfg.write else None
+
+    def read(
+        self, block: Block, x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_in"]:
+        """What the transcoder reads, of the residual stream its MLP reads."""
+        match self.coder.cfg.read:
+            case "mlp_in":
+                return block.ln2(x)
+            case "ln2_normalized":
+                return block.ln2.normalized(x)
+            case _:
+                return x
+
+    def encode(self, x: Float[Tensor, "batch pos d_in"]) -> Features:
+        """Feature activations."""
+        x = x.to(self.coder.W_enc[0].dtype)
+        if isinstance(self.coder, CrossLayerTranscoder):
+            return self.coder.features(self.layer, x)
+        return self.coder.features(x)
+
+    def decode(
+        self,
+        features: Mapping[int, Features],
+        x: Float[Tensor, "batch pos d_in"],
+        carried: Float[Tensor, "batch pos d_out"] | None = None,
+    ) -> Float[Tensor, "batch pos d_out"]:
+        """The reconstruction from the features of the layers given, plus what others have `carried` here."""
+        bias, skip = self._constant
+        y = bias if carried is None else carried + bias
+        for source in self.sources:
+            if source in features:
+                y = y + product(features[source], self.decoder(source))
+        return y if skip is None else y + x.to(skip.dtype) @ skip
+
+    def decoder(self, source: int) -> Float[Tensor, "feature d_out"]:
+        """The decoder with which the features of layer `source` write here."""
+        if isinstance(self.coder, CrossLayerTranscoder):
+            layers = self.coder.layers
+            i = layers.index(source)
+            return self.coder.W_dec[i][layers.index(self.layer) - i]
+        return self.coder.W_dec
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The layers whose features write here."""
+        if isinstance(self.coder, CrossLayerTranscoder):
+            layers = self.coder.layers
+            return layers[: layers.index(self.layer) + 1]
+        return (self.layer,)
+
+    @property
+    def _constant(self) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.coder, CrossLayerTranscoder):
+            j, skips = self.coder.layers.index(self.layer), self.coder.W_skip
+            return self.coder.b_dec[j], None if skips is None else skips[j]
+        return self.coder.b_dec, self.coder.W_skip
+
+    @property
+    def n_features(self) -> int:
+        """How many features it has."""
+        return self.coder.cfg.n_features
+
+
+def product(
+    features: Features, weight: Float[Tensor, "feature d_out"]
+) -> Float[Tensor, "batch pos d_out"]:
+    """features @ weight, in whichever form the features are."""
+    return features.matmul(weight) if isinstance(features, SparseFeatures) else features @ weight
+
+
+def dense(features: Features) -> Float[Tensor, "batch pos feature"]:
+    """The dense tensor."""
+    return features.to_dense() if isinstance(features, SparseFeatures) else features
