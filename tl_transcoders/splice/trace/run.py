@@ -68,6 +68,11 @@ class Run:
         return flat.index_put((features.rows()[found],), features.values[found]).view(self.shape)
 
     @property
+    def errors(self) -> dict[tuple[Spot, int], Tensor]:
+        """The errors of every layer that keeps them."""
+        return {place: value for place, value in self.values.items() if place[0] == "error"}
+
+    @property
     def resid_final(self) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream that the final norm reads."""
         return self.values["resid_post", self.model.n_layers - 1]
@@ -83,15 +88,19 @@ class Run:
         rows: Rows | None = None,
         attention: bool = False,
         mlps: bool = False,
+        gains: bool = False,
         errors: Errors = "freeze",
+        errors_of: "Run | None" = None,
         visit: Visit | None = None,
     ) -> Forward:
-        """A pass that continues this run in `rows`, with attention or MLPs frozen at it."""
+        """A pass that continues this run in `rows`, with attention, MLPs or gains frozen at it; errors may be another run's."""
+        theirs = {} if errors_of is None else errors_of.errors
         frozen = Frozen(
-            values=self.values,
+            values={**self.values, **theirs},
             rows=self.all_rows if rows is None else rows,
             attention=attention,
             mlps=mlps,
+            gains=gains,
         )
         passing = {} if visit is None else {"visit": visit}
         return Forward(
@@ -162,6 +171,20 @@ def take_apart(spliced: Spliced) -> TracedModel:
         swaps={layer: swap for layer, swap in swaps.items() if swap.site is None},
         saes={layer: swap for layer, swap in swaps.items() if swap.site is not None},
     )
+
+
+def as_run(spliced: Spliced, tokens: "Run | Tensor") -> Run:
+    """The run, or the run on these tokens; raises SpliceError for a run of another splice."""
+    if not isinstance(tokens, Run):
+        return capture(spliced, tokens)
+    if tokens.spliced is not spliced:
+        raise SpliceError(
+            "run",
+            got="a run of another splice",
+            expected="a run of this one",
+            do="Capture it again with this splice.",
+        )
+    return tokens
 
 
 def check_tokens(tokens: object) -> None:
