@@ -109,7 +109,7 @@ def path_patch(
 def runs_of(spliced: Spliced, base: Prompts, source: Prompts) -> tuple[Run, Run]:
     """The two runs of a pair; raises ShapeError where their prompts differ in length."""
     tokens = [run.tokens if isinstance(run, Run) else run for run in (base, source)]
-    check_pair(*tokens, padding=getattr(spliced.host.tokenizer, "pad_token_id", None))
+    check_pair(spliced, *tokens)
     return as_run(spliced, base), as_run(spliced, source)
 
 

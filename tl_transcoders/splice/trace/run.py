@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ShapeError, SpliceError
-from tl_transcoders.hosts import Wiring, dissect, observe, quiet
+from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts import Wiring, check_tokens, dissect, observe, quiet
 from tl_transcoders.splice.session import Spliced
 from tl_transcoders.splice.trace.forward import (
     Errors,
@@ -120,11 +120,12 @@ def capture(spliced: Spliced, tokens: Int[Tensor, "batch pos"]) -> Run:
     The model runs once, with the user's hooks asleep; then its anatomy computes the same again, and must
     arrive at the same logits.
 
-    **Raises:** ShapeError for tokens that are not `[batch pos]`; SpliceError where the architecture computes
+    **Raises:** ConfigError for tokens that are not ids `[batch pos]`; SpliceError where the architecture computes
     something its anatomy does not describe.
     """
-    check_tokens(tokens)
     host = spliced.host
+    spliced.check_installed()
+    check_tokens(host, tokens, "circuits")
     tokens = tokens.to(host.device)
     model = take_apart(spliced)
     seen = observe(host, model.anatomy, tokens, keep=spliced.torch_hooks)
@@ -185,20 +186,6 @@ def as_run(spliced: Spliced, tokens: "Run | Tensor") -> Run:
             do="Capture it again with this splice.",
         )
     return tokens
-
-
-def check_tokens(tokens: object) -> None:
-    """Raise ShapeError unless `tokens` is an integer tensor `[batch pos]`."""
-    if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
-        return
-    raise ShapeError(
-        "tokens",
-        got=f"{type(tokens).__name__} {tuple(tokens.shape)}"
-        if isinstance(tokens, Tensor)
-        else f"{type(tokens).__name__}",
-        expected="an integer tensor [batch pos]",
-        do="Use model.to_tokens(text).",
-    )
 
 
 def _sparse(features: Tensor | SparseFeatures) -> SparseFeatures:
