@@ -1,5 +1,6 @@
 """Save then load is the identity."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_a_decoder_tied_to_its_encoder_is_saved(tmp_path: Path) -> None:
     tied = Transcoder(cfg, W_enc=rows.T, b_enc=torch.ones(11), W_dec=rows, b_dec=torch.ones(5))
     assert tied.W_enc.data_ptr() == tied.W_dec.data_ptr()
     assert_same(_load_set(save(tied, tmp_path / "set"))[0], tied)
+
+
+@pytest.mark.parametrize("layers", [None, [5, 2], [1]])
+def test_an_index_in_another_order_gives_every_layer_its_own_weights(
+    tmp_path: Path, layers: list[int] | None
+) -> None:
+    original = transcoder_set(1, 2, 5)
+    folder = save(original, tmp_path / "set")
+    index = json.loads((folder / "transcoders.json").read_text())
+    index["layers"] = [index["layers"][i] for i in (2, 0, 1)]
+    (folder / "transcoders.json").write_text(json.dumps(index))
+    loaded = _load_set(folder, layers=layers, verify=True)
+    assert loaded.layers == tuple(sorted(layers or original.layers))
+    for layer in loaded:
+        assert_same(loaded[layer], original[layer])
 
 
 def test_some_layers_in_any_order(tmp_path: Path) -> None:
