@@ -178,6 +178,22 @@ def test_the_error_is_a_hook_point_and_can_be_edited(host: Host) -> None:
 
 
 @every_host
+def test_a_hook_that_writes_into_the_error_leaves_the_base_run_alone(host: Host) -> None:
+    model = host.build()
+
+    def silence(error: Tensor, hook: Any) -> None:
+        error.zero_()
+
+    frozen = splice(model, TOPK.build(model), error="freeze", base=tokens())
+    with frozen, torch.no_grad():
+        before = model(tokens())
+        edited = model.run_with_hooks(tokens(), fwd_hooks=[("blocks.1.mlp.hook_error", silence)])
+        after = model(tokens())
+    assert not torch.equal(edited, before)
+    assert torch.equal(after, before)
+
+
+@every_host
 def test_neurons_inside_a_kept_mlp_stay_visible(host: Host) -> None:
     model = host.build()
     with torch.no_grad():
