@@ -70,11 +70,6 @@ def is_hooked(hook_point: HookPoint) -> bool:
     )
 
 
-def was_changed(before: Tensor, version: int | None, after: Tensor) -> bool:
-    """Whether hooks returned another tensor or wrote into the one they were given."""
-    return after is not before or version is None or before._version != version
-
-
 def tensor_version(tensor: Tensor) -> int | None:
     """The count of in-place writes so far; None in inference mode, where torch does not count them."""
     return None if tensor.is_inference() else tensor._version

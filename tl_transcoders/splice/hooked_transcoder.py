@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError
-from tl_transcoders.hosts import HookPoint, is_hooked, tensor_version, was_changed
+from tl_transcoders.hosts import HookPoint, is_hooked, tensor_version
 from tl_transcoders.hub import load
 from tl_transcoders.splice.coder import Coder, Features, OwnLayer, Reconstruction
 from tl_transcoders.splice.error_term import ErrorTerm, as_leaf
@@ -110,7 +110,10 @@ class HookedTranscoder(nn.Module):
         return y if mask is None else self._restore_excluded(y, to_original, mask)
 
     def _features(self, x: Tensor, mask: Tensor | None) -> tuple[Features, Features]:
-        """Features after and before the hooks; the same object twice where no hook changed them."""
+        """Features after and before the hooks.
+
+        The same object twice where no hook changed them, or where they are dense and no error is computed.
+        """
         if is_hooked(self.hook_pre):
             return self._features_through_pre(x, mask)
         if not is_hooked(self.hook_post):
@@ -118,29 +121,25 @@ class HookedTranscoder(nn.Module):
             return features, features
         features, dense = self._coder.features_and_dense(x)
         features, dense = _without(features, mask), _without_dense(dense, mask)
+        if isinstance(features, Tensor):
+            before = dense.detach().clone() if self.error.needs_original else None
+            return _after_and_before(self.hook_post(dense), before)
         version = tensor_version(dense)
         post = self.hook_post(dense)
-        if was_changed(dense, version, post):
-            overwritten = isinstance(features, Tensor) and (
-                version is None or tensor_version(dense) != version
-            )
-            return post, _without(self._coder.features(x), mask) if overwritten else features
+        written = tensor_version(dense) != version or not features.equal(dense)
+        if post is not dense or written:
+            return post, features
         # Under autograd a hook's holder may ask for gradients to any feature, so decode what it holds.
         watched = post if post.requires_grad else features
         return watched, watched
 
     def _features_through_pre(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        before = self._coder.pre_activations(x)
-        version = tensor_version(before)
-        pre = self.hook_pre(before)
-        pre_changed = was_changed(before, version, pre)
-        dense = _without_dense(self._coder.activate(pre), mask)
-        version = tensor_version(dense)
-        post = self.hook_post(dense)
-        if not pre_changed and not was_changed(dense, version, post):
-            return post, post
-        with torch.no_grad():
-            return post, _without_dense(self._coder.activate(self._coder.pre_activations(x)), mask)
+        pre, before = self._coder.pre_activations(x), None
+        if self.error.needs_original:
+            with torch.no_grad():
+                before = _without_dense(self._coder.activate(pre), mask)
+        dense = _without_dense(self._coder.activate(self.hook_pre(pre)), mask)
+        return _after_and_before(self.hook_post(dense), before)
 
     def _with_error(self, both: Reconstruction, to_original: Tensor, mask: Tensor | None) -> Tensor:
         original = None
@@ -188,6 +187,16 @@ def _coder_of(transcoder: Transcoder | CrossLayerTranscoder) -> Coder:
         expected="one that stands for a single layer",
         do="Splice it as a whole with tl_transcoders.splice.",
     )
+
+
+def _after_and_before(post: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Dense features after and before the hooks; `before` is None where nothing asks for it.
+
+    Compared by content: torch does not count what is written through `.data`.
+    """
+    if before is None or torch.equal(post, before):
+        return post, post
+    return post, before
 
 
 def _without(features: Features, mask: Tensor | None) -> Features:

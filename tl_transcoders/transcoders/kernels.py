@@ -24,6 +24,8 @@ MIN_PART_ROWS = 256
 
 GROUP = 4
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def pre_activations(
     x: Float[Tensor, "row d_in"],
@@ -128,6 +130,13 @@ def row_dots(
         probe = x.new_zeros(len(indices), requires_grad=True)
         out = embedding_bag(indices, weight, offsets, per_sample_weights=probe, mode="sum")
         return torch.autograd.grad(out, probe, x)[0]
+
+
+def count_set(values: Float[Tensor, "*batch"]) -> int:
+    """How many entries are not made of zero bits alone (−0 counts)."""
+    bits = values.view(_INTEGERS[values.element_size()])
+    # numpy's count is vectorised; torch's takes twenty times as long on a CPU.
+    return int(np.count_nonzero(bits.numpy()) if bits.is_cpu else torch.count_nonzero(bits))
 
 
 class GatherRows(Function):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.transcoders.kernels import GatherRows
+from tl_transcoders.transcoders.kernels import GatherRows, count_set
 
 
 @final
@@ -53,6 +53,12 @@ class SparseFeatures:
         return flat.scatter_add(0, self.rows() * self.shape[-1] + self.indices, self.values).view(
             self.shape
         )
+
+    def equal(self, dense: Float[Tensor, "*batch feature"]) -> bool:
+        """Whether `to_dense()` would be `dense`, to the bit; every feature may be stored once only."""
+        dense = dense.detach()
+        stored = dense.view(-1)[self.rows() * self.shape[-1] + self.indices]
+        return torch.equal(stored, self.values) and count_set(dense) == count_set(stored)
 
     def rows(self) -> Int[Tensor, " active"]:
         """The row each stored entry belongs to."""
