@@ -1,6 +1,6 @@
 """HookedTransformer, TransformerLens 3.9."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, final
 
 import torch
@@ -33,6 +33,9 @@ class HookedHost(AbstractHost):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.cfg.dtype
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self.model.modules()
 
     def mlp(self, layer: int) -> nn.Module:
         block: Any = self.block(layer)

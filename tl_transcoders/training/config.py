@@ -105,6 +105,9 @@ class TrainConfig:
         for name in ("warmup", "decay"):
             self._check(name, lambda share: 0 <= share <= 1, "a share between 0 and 1")
         self._check("betas", lambda b: all(0 <= beta < 1 for beta in b), "two numbers in [0, 1)")
+        self._check(
+            "checkpoint", lambda f: f is None or isinstance(f, Path) or _is_name(f), "a folder"
+        )
         self._check_belongs("l1", ReLU)
         self._check_belongs("sparsity", JumpReLU)
         self._check_belongs("bandwidth", JumpReLU)
@@ -200,6 +203,10 @@ class TrainConfig:
                 expected="False, because scaling features changes which are the k largest",
                 do="Leave it out, or train ReLU, JumpReLU or BatchTopK transcoders.",
             )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _weight(given: float | None, default: float) -> float:

@@ -21,7 +21,7 @@ from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
 from tl_transcoders.training.train import checked_layers, run_on_model
-from tl_transcoders.transcoders import CrossLayerTranscoder
+from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 
 def train_cross_layer(
@@ -72,7 +72,9 @@ def _initial(
         d_out=host.site_width(config.write, layers[0]),
         folded=host.folded,
     )
-    return initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder = initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder.origin = Origin(model_name=host.model_name)
+    return transcoder
 
 
 @final
@@ -84,6 +86,7 @@ class CrossLayerFit(AbstractFit):
         silent_for = torch.zeros_like(torch.stack(list(transcoder.b_enc)), dtype=torch.int64)
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
+    @torch.enable_grad()
     def step(self, batch: Batch, *, lr_scale: float) -> StepReport:
         """One step, and the mean of the layers' reports."""
         learner, n = self._learner, len(self._transcoder.layers)

@@ -1,14 +1,16 @@
 """`train`: the transcoders of any layers of a model, at once."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import AbstractHost, resolve_host
-from tl_transcoders.training.checkpoint import has_checkpoint
+from tl_transcoders.training.checkpoint import Progress, check_writable, has_checkpoint
 from tl_transcoders.training.config import TrainConfig
 from tl_transcoders.training.finish import finish
 from tl_transcoders.training.fit import AbstractFit
@@ -32,10 +34,12 @@ def train(
     """Train a transcoder for each of `layers`, all from one pass of the model over `tokens`.
 
     The same seed, tokens and number of threads give the same bytes, whichever layers are trained together.
+    The model runs in eval mode, without dropout, whatever mode it is in.
 
     **Arguments:**
 
-    - `tokens`: `[batch pos]`, or an iterable of such tensors; training ends at `config.n_tokens` or with them.
+    - `tokens`: `[batch pos]`, or an iterable of such tensors; training ends at `config.n_tokens` or, with
+      a warning, with them.
     - `resume`: the folder of a run with checkpoints that was stopped. `tokens` must then begin as they
       began for that run.
     - `on_step`: called after every step with the number of tokens so far and a `StepReport`, the mean over layers.
@@ -69,17 +73,53 @@ def run_on_model(
     on_step: OnStep | None,
 ) -> None:
     """Drive a fit with the activations of a model from the first or the next step to the last."""
+    _check_gradients_are_possible()
     run = Run(fit, config, layers, checked_length(tokens, config))
+    if config.checkpoint is not None:
+        _check_checkpoints(Path(config.checkpoint), resume)
     if resume is not None:
         run.resume(resume)
-    elif config.checkpoint is not None and has_checkpoint(config.checkpoint):
+    with host.in_eval_mode():
+        run.go(lambda start: batches(host, layers, config, tokens, start=start), on_step=on_step)
+    _check_enough(run.progress, run.n_tokens, config)
+
+
+def _check_gradients_are_possible() -> None:
+    if torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "train",
+            got="a call inside torch.inference_mode()",
+            expected="a mode in which gradients can be taken",
+            do="Call it outside; torch.no_grad() does no harm.",
+        )
+
+
+def _check_checkpoints(folder: Path, resume: str | Path | None) -> None:
+    resumed = resume is not None and Path(resume).resolve() == folder.resolve()
+    if has_checkpoint(folder) and not resumed:
         raise ConfigError(
             "TrainConfig.checkpoint",
-            got=f"{config.checkpoint}, which holds a checkpoint",
-            expected="a folder without one",
+            got=f"{folder}, which holds a checkpoint",
+            expected="a folder without one" + ("" if resume is None else f", or {resume}"),
             do="Pass resume= to continue that run, or choose another folder.",
         )
-    run.go(lambda start: batches(host, layers, config, tokens, start=start), on_step=on_step)
+    check_writable(folder)
+
+
+def _check_enough(progress: Progress, n_tokens: int, config: TrainConfig) -> None:
+    if not progress.steps:
+        raise ConfigError(
+            "tokens",
+            got="an iterable without a token to learn from",
+            expected=f"{n_tokens} of them, as TrainConfig.n_tokens says",
+            do="Give an iterable that has not been used up, and look at TrainConfig.exclude.",
+        )
+    if n_tokens - progress.tokens >= config.batch_size:
+        warnings.warn(
+            f"training ended with the tokens: {progress.tokens} of TrainConfig.n_tokens={n_tokens}, "
+            "so that the learning rate did not fall to its end. Set n_tokens to what there is, or give more.",
+            stacklevel=4,
+        )
 
 
 def checked_layers(host: AbstractHost, layers: Iterable[int]) -> tuple[int, ...]:

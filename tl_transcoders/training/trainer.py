@@ -42,6 +42,7 @@ class Trainer:
         """A trainer of a fresh transcoder."""
         return cls(initial_transcoder(cfg, seed=seed), config)
 
+    @torch.enable_grad()
     def step(
         self,
         x: Float[Tensor, "row d_in"],
