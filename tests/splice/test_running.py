@@ -1,5 +1,6 @@
 """Ways of running a spliced model: excluded positions, padding, generation, bf16, part of the layers."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.cases import BOS, FEATURES, HOSTS, PAD, Host, Kind, case_id, tokens
-from tl_transcoders.errors import HookNeverFiredError, ShapeError
-from tl_transcoders.splice import splice
+from tl_transcoders.errors import HookNeverFiredError, ShapeError, SpliceError
+from tl_transcoders.splice import HookedTranscoder, splice
 from tl_transcoders.transcoders import TopK
 
 pytestmark = pytest.mark.cases
@@ -158,6 +159,46 @@ def test_bfloat16_models_run_with_either_precision_of_transcoders(host: Host) ->
         assert cache["blocks.1.mlp.hook_out"].dtype == torch.bfloat16
         base = model(tokens()).float()
         assert (logits.float() - base).norm() < 0.15 * base.norm()
+
+
+@pytest.mark.parametrize("host", HOSTS[:2], ids=case_id)
+@some_kinds
+@pytest.mark.parametrize("error", ["drop", "keep"])
+def test_autocast_reaches_the_model_and_not_the_transcoders(
+    host: Host, kind: Kind, error: Any
+) -> None:
+    model = host.build()
+    with splice(model, kind.build(model), error=error), torch.no_grad():
+        expected = model(tokens())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits, cache = model.run_with_cache(tokens())
+    posts = [value for name, value in cache.items() if value.shape[-1] == FEATURES]
+    assert len(posts) >= 3
+    assert {post.dtype for post in posts} == {torch.float32}
+    assert (logits - expected).norm() < 0.15 * expected.norm()
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if not h.processed], ids=case_id)
+@some_kinds
+def test_a_spliced_model_is_not_copied(host: Host, kind: Kind) -> None:
+    model = host.fresh()
+    transcoders = kind.build(model)
+    with splice(model, transcoders), torch.no_grad():
+        with pytest.raises(SpliceError, match=r"after spliced\.remove"):
+            copy.deepcopy(model)
+        logits = model(tokens())
+    copied = copy.deepcopy(model)
+    with splice(copied, transcoders), torch.no_grad():
+        torch.testing.assert_close(copied(tokens()), logits)
+
+
+def test_a_transcoder_that_stands_nowhere_is_copied() -> None:
+    hooked = HookedTranscoder(TOPK.build(HOSTS[0].build())[1])
+    copied = copy.deepcopy(hooked)
+    x = torch.randn(2, 3, 20)
+    assert torch.equal(copied(x), hooked(x))
+    copied.transcoder.b_dec.data += 1
+    assert not torch.equal(copied(x), hooked(x))
 
 
 @pytest.mark.parametrize("host", [h for h in HOSTS if h.kind == "hooked"], ids=case_id)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Self, final
+from typing import Any, Self, SupportsIndex, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.errors import ConfigError, SpliceError
 from tl_transcoders.hosts import HookPoint, is_hooked, tensor_version
 from tl_transcoders.hub import load
 from tl_transcoders.splice.coder import Coder, Features, OwnLayer, Reconstruction
@@ -39,6 +39,7 @@ class HookedTranscoder(nn.Module):
     features stay sparse and the same numbers are computed faster.
 
     Gradients flow to x through the features and the skip, never through the error, which is a leaf.
+    Features are computed in the transcoder's dtype, under autocast too.
     At excluded positions features and error are zero, and the output (and its gradient) is the original MLP's.
 
     ```python
@@ -103,9 +104,11 @@ class HookedTranscoder(nn.Module):
 
     def _transcode(self, x: Tensor, to_original: Tensor) -> Tensor:
         mask = None if self._excluded is None else self._excluded(x.shape[:2])
-        x_cast = x.to(self.dtype)
-        features, unedited = self._features(x_cast, mask)
-        both = self._coder.reconstruct(features, unedited, x_cast)
+        # Autocast would mix its dtype with the transcoder's; the original MLP is left to it.
+        with torch.autocast(x.device.type, enabled=False):
+            x_cast = x.to(self.dtype)
+            features, unedited = self._features(x_cast, mask)
+            both = self._coder.reconstruct(features, unedited, x_cast)
         y = self._with_error(both, to_original, mask).to(to_original.dtype)
         return y if mask is None else self._restore_excluded(y, to_original, mask)
 
@@ -171,6 +174,16 @@ class HookedTranscoder(nn.Module):
                 do="Splice it into a model with tl_transcoders.splice.",
             )
         return self.original(mlp_in)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.original is None:
+            return super().__reduce_ex__(protocol)
+        raise SpliceError(
+            "copy or pickle",
+            got="a model with transcoders in it",
+            expected="a model without, because no splice could take them out of the copy",
+            do="Copy the model before it is spliced, or after spliced.remove().",
+        )
 
     @property
     def dtype(self) -> torch.dtype:
