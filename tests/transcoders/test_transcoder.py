@@ -200,6 +200,13 @@ def test_a_transposed_weight_is_named(name: str) -> None:
         Transcoder(t.cfg, **weights)
 
 
+def test_weights_of_two_dtypes_are_refused() -> None:
+    t = build(ReLU())
+    weights = {key: p.detach() for key, p in t.named_parameters()}
+    with pytest.raises(ConfigError, match=r"got weights of torch\.float32 and torch\.float64"):
+        Transcoder(t.cfg, **{**weights, "b_dec": weights["b_dec"].float()})
+
+
 def test_a_transposed_square_skip_changes_the_output() -> None:
     """Shapes cannot see it, so the equation must be tested where d_in = d_out too."""
     cfg = TranscoderConfig(layer=0, d_in=5, d_out=5, n_features=11, skip=True)

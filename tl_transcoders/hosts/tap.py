@@ -31,7 +31,7 @@ class Tap:
                 self._where,
                 got="no value in this forward pass",
                 expected="the hook to fire before the transcoder reads it",
-                do="Choose another read site, or run the whole block.",
+                do="Choose another read site, or run the whole block, without gradient checkpointing.",
             )
         return value
 
