@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +242,15 @@ def test_dead_features_are_helped_in_a_short_run() -> None:
     assert torch.equal(helped[1].W_dec, asked[1].W_dec)
     with pytest.raises(ConfigError, match=r"dead_after: got 960 for a run of 960 tokens"):
         train(model(), layers=[1], config=config(exclude=(), dead_after=960), tokens=tokens())
+
+
+def test_a_model_in_a_folder_is_recorded_without_its_path(tmp_path: Path) -> None:
+    subject, given = HOSTS[0].fresh(), config(n_tokens=64)
+    subject.cfg.model_name = str(tmp_path / "my-model")
+    found = train(subject, layers=[1], config=given, tokens=tokens())
+    assert found.origin.model_name == "my-model"
+    together = train_cross_layer(subject, config=given, tokens=tokens())
+    assert together.origin.model_name == "my-model"
 
 
 def test_features_are_as_many_as_asked() -> None:

@@ -21,7 +21,7 @@ from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
 from tl_transcoders.training.train import checked_config, checked_layers, run_on_model
-from tl_transcoders.transcoders import CrossLayerTranscoder
+from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 
 def train_cross_layer(
@@ -73,7 +73,9 @@ def _initial(
         d_out=host.site_width(config.write, layers[0]),
         folded=host.folded,
     )
-    return initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder = initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder.origin = Origin(model_name=host.model_name)
+    return transcoder
 
 
 @final
