@@ -1,5 +1,8 @@
 """Swap the MLPs of a TransformerLens model for sparse transcoders and hook their features."""
 
+from tl_transcoders.evaluation import Effect as Effect
+from tl_transcoders.evaluation import LayerReport as LayerReport
+from tl_transcoders.evaluation import Report as Report
 from tl_transcoders.evaluation import evaluate as evaluate
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
@@ -7,8 +10,10 @@ from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice import Spliced as Spliced
 from tl_transcoders.splice import splice as splice
+from tl_transcoders.splice import unsplice as unsplice
 from tl_transcoders.training import TrainConfig as TrainConfig
 from tl_transcoders.training import train as train
+from tl_transcoders.training import train_cross_layer as train_cross_layer
 from tl_transcoders.transcoders import BatchTopK as BatchTopK
 from tl_transcoders.transcoders import CrossLayerConfig as CrossLayerConfig
 from tl_transcoders.transcoders import CrossLayerTranscoder as CrossLayerTranscoder
@@ -23,9 +28,12 @@ __all__ = [
     "BatchTopK",
     "CrossLayerConfig",
     "CrossLayerTranscoder",
+    "Effect",
     "HookedTranscoder",
     "JumpReLU",
+    "LayerReport",
     "ReLU",
+    "Report",
     "Spliced",
     "TopK",
     "TrainConfig",
@@ -38,4 +46,6 @@ __all__ = [
     "save",
     "splice",
     "train",
+    "train_cross_layer",
+    "unsplice",
 ]

@@ -3,11 +3,13 @@
 import io
 
 import pytest
+import torch
 from rich.console import Console
 
 import tl_transcoders as tlt
 from tests.cases import BOS, HOSTS, Host, Kind, case_id, tokens
 from tl_transcoders.errors import ShapeError
+from tl_transcoders.evaluation.behaviour import ROWS, Predictions
 from tl_transcoders.hosts import resolve_host
 from tl_transcoders.transcoders import TopK
 
@@ -48,8 +50,8 @@ def test_a_cross_layer_transcoder_has_no_layers_alone() -> None:
     model = HOSTS[0].build()
     with tlt.splice(model, Kind("clt", cross_layer=True).build(model)) as spliced:
         report = tlt.evaluate(spliced, tokens(), per_layer=True)
-    assert [row.spliced for row in report.layers] == [None, None, None]
-    assert all(row.fvu > 0 for row in report.layers)
+    assert [row.spliced for row in report.layers.values()] == [None, None, None]
+    assert all(row.fvu > 0 for row in report.layers.values())
 
 
 def test_a_report_prints_and_becomes_markdown() -> None:
@@ -60,6 +62,27 @@ def test_a_report_prints_and_becomes_markdown() -> None:
     console.print(report)
     assert "KL spliced" in console.export_text()
     assert report.markdown().count("\n") == 5
+    text = str(report)
+    assert "\x1b" not in text
+    assert f"{report.layers[1].fvu:.3f}" in text
+    for value in (report.original.loss, report.spliced.loss, report.spliced.kl):
+        assert f"{value:.4f}" in text
+    assert list(report.layers) == [0, 1, 2]
+
+
+def test_predictions_compare_as_defined_however_many_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(11, (5, 29), generator=generator)
+    original, other = torch.randn(2, 5, 29, 11, generator=generator).unbind(0)
+    p, q = original.log_softmax(-1), other.log_softmax(-1)
+    predictions = Predictions(original, text)
+    assert text.numel() > 2 * ROWS
+    loss, kl = predictions.compare(other)
+    torch.testing.assert_close(loss, -q[:, :-1].gather(-1, text[:, 1:, None])[..., 0])
+    torch.testing.assert_close(kl, (p.exp() * (p - q)).sum(-1))
+    torch.testing.assert_close(predictions.loss(), -p[:, :-1].gather(-1, text[:, 1:, None])[..., 0])
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(kl, (q.exp() * (q - p)).sum(-1))
 
 
 def test_one_token_predicts_nothing() -> None:

@@ -7,7 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import BOS, FEATURES, HOSTS, PAD, Host, Kind, case_id, tokens
+from tests.cases import (
+    BATCH,
+    BOS,
+    D_MODEL,
+    FEATURES,
+    HOSTS,
+    PAD,
+    POS,
+    VOCAB,
+    Host,
+    Kind,
+    case_id,
+    tokens,
+)
 from tl_transcoders.errors import HookNeverFiredError, ShapeError, SpliceError
 from tl_transcoders.splice import HookedTranscoder, splice
 from tl_transcoders.transcoders import TopK
@@ -217,6 +230,48 @@ def test_embeddings_in_place_of_tokens_are_refused_with_exclude() -> None:
         pytest.raises(HookNeverFiredError, match="did not call the token embedding"),
     ):
         spliced.hooked[0](torch.zeros(1, 2, 20))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, value, **where: model(value, **where),
+        lambda model, value, **where: model.run_with_hooks(value, fwd_hooks=[], **where),
+        lambda model, value, **where: model.run_with_cache(value, **where)[0],
+    ],
+    ids=["call", "run_with_hooks", "run_with_cache"],
+)
+@pytest.mark.parametrize("before", ["run", "stopped", "generated"])
+@pytest.mark.parametrize("host", [h for h in HOSTS if h.architecture == "gpt2"], ids=case_id)
+def test_excluded_tokens_are_never_those_of_an_earlier_pass(
+    host: Host, before: str, run: Any
+) -> None:
+    model = host.build()
+    residual = torch.zeros(BATCH, POS, D_MODEL)
+    with torch.no_grad(), splice(model, TOPK.build(model), exclude="special"):
+        match before:
+            case "run":
+                model(tokens())
+            case "stopped":
+                model(tokens(), stop_at_layer=1)
+            case _:
+                model.generate(tokens(), max_new_tokens=2, verbose=False, stop_at_eos=False)
+        # transformer-lens 3.9's Bridge cannot start midway at all
+        with pytest.raises((HookNeverFiredError, NotImplementedError)):
+            run(model, residual, start_at_layer=1)
+        assert run(model, tokens()).shape == (BATCH, POS, VOCAB)
+
+
+@every_host
+def test_the_models_own_forward_is_back_after_splices_end_in_any_order(host: Host) -> None:
+    model = host.build()
+    first = splice(model, Kind("a", TOPK.activation, layers=(0,)).build(model), exclude="special")
+    second = splice(model, Kind("b", TOPK.activation, layers=(1,)).build(model), exclude="special")
+    first.remove()
+    with pytest.raises(HookNeverFiredError):
+        model.blocks[1].mlp(torch.zeros(1, 2, D_MODEL))
+    second.remove()
+    assert "forward" not in vars(model)
 
 
 def greedy(model: Any, prompt: Tensor, n: int) -> Tensor:

@@ -1,6 +1,8 @@
 """`train` on a tiny model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.cases import BOS, D_MODEL, FEATURES, HOSTS, Host
+from tests.cases import BOS, D_MODEL, FEATURES, HOSTS, Host, Kind
 from tests.training.models import CONTEXT, config, model, tokens
-from tl_transcoders.errors import ConfigError, TLTranscodersError
+from tl_transcoders.errors import ConfigError, SpliceError, TLTranscodersError
 from tl_transcoders.hosts import resolve_host
-from tl_transcoders.training import StepReport, losses, train
+from tl_transcoders.splice import splice
+from tl_transcoders.training import StepReport, losses, train, train_cross_layer
 from tl_transcoders.training.stream import Position, batches, count_tokens
 from tl_transcoders.transcoders import BatchTopK, JumpReLU, ReLU, TopK, TranscoderSet
 
@@ -249,6 +252,49 @@ def test_dropout_does_not_reach_what_is_learnt(host: Host) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     with pytest.raises(ConfigError, match=r"training, step \d+: got FVU (nan|inf)"):
         train(model(), layers=[1], config=config(lr=1e38, warmup=0.0), tokens=tokens())
+
+
+@pytest.mark.parametrize(
+    ("spliced", "options", "place"),
+    [
+        ({}, {}, "mlp_in"),
+        ({}, {"read": "ln2_normalized"}, "mlp_out_raw"),
+        ({}, {"read": "mlp_out", "write": "mlp_out"}, "mlp_out"),
+        ({"read": "resid_mid", "write": "resid_mid"}, {"read": "resid_mid"}, "resid_mid"),
+    ],
+)
+def test_a_spliced_transcoder_is_not_learnt(
+    spliced: dict[str, Any], options: dict[str, Any], place: str
+) -> None:
+    inner = Kind("t", TopK(5), layers=(1,), **spliced).build(model())
+    given = config(n_tokens=64, **options)
+    with splice(model(), inner):
+        with pytest.raises(SpliceError, match=f"layer 1, {place}: got a splice that stands there"):
+            train(model(), layers=[0, 1], config=given, tokens=tokens())
+        assert train(model(), layers=[2], config=given, tokens=tokens()).layers == (2,)
+        if given.read != given.write:
+            with pytest.raises(SpliceError, match="layer 1"):
+                train_cross_layer(model(), layers=[1, 2], config=given, tokens=tokens())
+
+
+def test_dead_features_are_helped_in_a_short_run() -> None:
+    short = config(n_tokens=256, exclude=())
+    plain = train(model(), layers=[1], config=replace(short, auxk=0.0), tokens=tokens())
+    helped = train(model(), layers=[1], config=short, tokens=tokens())
+    asked = train(model(), layers=[1], config=replace(short, dead_after=64), tokens=tokens())
+    assert not torch.equal(plain[1].W_dec, helped[1].W_dec)
+    assert torch.equal(helped[1].W_dec, asked[1].W_dec)
+    with pytest.raises(ConfigError, match=r"dead_after: got 960 for a run of 960 tokens"):
+        train(model(), layers=[1], config=config(exclude=(), dead_after=960), tokens=tokens())
+
+
+def test_a_model_in_a_folder_is_recorded_without_its_path(tmp_path: Path) -> None:
+    subject, given = HOSTS[0].fresh(), config(n_tokens=64)
+    subject.cfg.model_name = str(tmp_path / "my-model")
+    found = train(subject, layers=[1], config=given, tokens=tokens())
+    assert found.origin.model_name == "my-model"
+    together = train_cross_layer(subject, config=given, tokens=tokens())
+    assert together.origin.model_name == "my-model"
 
 
 def test_features_are_as_many_as_asked() -> None:

@@ -216,3 +216,13 @@ def test_a_transposed_square_skip_changes_the_output() -> None:
         t.W_skip.copy_(torch.randn(5, 5))
     x = torch.randn(13, 5)
     torch.testing.assert_close(t(x) - t.decode(t.encode(x), x * 0), x @ t.W_skip)
+
+
+def test_a_cross_layer_transcoder_prints_one_line_for_each_layer() -> None:
+    cfg = CrossLayerConfig(layers=(0, 2), d_in=5, d_out=5, n_features=11)
+    lines = repr(CrossLayerTranscoder.init(cfg, seed=0)).splitlines()
+    assert lines[1:] == [
+        "  0: mlp_in→mlp_out_raw, 5→11→5, ReLU(), skip=False, decodes to 0, 2",
+        "  2: mlp_in→mlp_out_raw, 5→11→5, ReLU(), skip=False, decodes to 2",
+        ")",
+    ]

@@ -112,7 +112,7 @@ def _words(model: Any, ids: list[int]) -> str:
 
 
 def _legend(report: Report) -> str:
-    fvu = ", ".join(f"{layer.fvu:.3f}" for layer in report.layers)
+    fvu = ", ".join(f"{layer.fvu:.3f}" for layer in report.layers.values())
     return (
         f"Loss and KL on {report.n_tokens:,} tokens. Score: Σ p(>YY) − Σ p(≤YY), the mean over YY = 01 … 98 and "
         f"{len(HELD_OUT)} pairs of noun and century without a span in training. Ablated MLPs return 0. "

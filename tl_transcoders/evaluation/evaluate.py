@@ -9,10 +9,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_transcoders.errors import ShapeError
-from tl_transcoders.evaluation.behaviour import Mean, divergence, next_token_loss
+from tl_transcoders.errors import ConfigError, ShapeError
+from tl_transcoders.evaluation.behaviour import Mean, Predictions
 from tl_transcoders.evaluation.reconstruction import Tally
 from tl_transcoders.evaluation.report import Effect, LayerReport, Report
+from tl_transcoders.hosts import check_tokens
 from tl_transcoders.splice import Mode, Spliced
 from tl_transcoders.transcoders import CrossLayerTranscoder
 
@@ -39,13 +40,16 @@ def evaluate(
     also measure every layer spliced and ablated alone (two forward passes each; not for cross-layer
     transcoders, whose layers do not stand alone).
 
-    **Raises:** ShapeError for prompts of fewer than two tokens.
+    **Raises:** ShapeError for prompts of fewer than two tokens; ConfigError for tokens the model cannot
+    read; SpliceError where the splice is already removed.
 
     ```python
     with tlt.splice(model, transcoders) as spliced:
         print(tlt.evaluate(spliced, tokens).spliced.loss)
     ```
     """
+    _check_spliced(spliced)
+    check_tokens(spliced.host, tokens, "evaluate")
     if tokens.shape[1] < 2:
         raise ShapeError(
             "evaluate",
@@ -64,6 +68,17 @@ def evaluate(
     return _report(spliced.layers, effects, tallies, tokens)
 
 
+def _check_spliced(spliced: object) -> None:
+    if not isinstance(spliced, Spliced):
+        raise ConfigError(
+            "evaluate",
+            got=type(spliced).__name__,
+            expected="what tl_transcoders.splice returns",
+            do="with tlt.splice(model, transcoders) as spliced: tlt.evaluate(spliced, tokens)",
+        )
+    spliced.check_installed()
+
+
 def _settings(layers: tuple[int, ...], alone: bool) -> Iterator[Setting]:
     for mode in Mode:
         yield mode, layers
@@ -79,14 +94,17 @@ def _measure(
 ) -> None:
     kept = _not_padding(spliced, batch)
     with spliced.keeping_error(), _tallying(spliced, tallies, kept):
-        spliced.host.run(batch)
+        spliced.host.run(batch, stop_at_layer=max(spliced.layers) + 1)
     with spliced.running(Mode.ORIGINAL):
-        original = spliced.host.logits(batch)
-    for (mode, layers), (loss, kl) in losses.items():
-        with spliced.running(Mode.ORIGINAL), spliced.running(mode, layers):
-            logits = original if mode is Mode.ORIGINAL else spliced.host.logits(batch)
-        loss.add(next_token_loss(logits, batch), kept[:, 1:] & kept[:, :-1])
-        kl.add(divergence(original, logits), kept)
+        original = Predictions(spliced.host.logits(batch), batch)
+    for (mode, layers), (mean_loss, mean_kl) in losses.items():
+        if mode is Mode.ORIGINAL:
+            loss, kl = original.loss(), torch.zeros_like(batch, dtype=torch.float32)
+        else:
+            with spliced.running(Mode.ORIGINAL), spliced.running(mode, layers):
+                loss, kl = original.compare(spliced.host.logits(batch))
+        mean_loss.add(loss, kept[:, 1:] & kept[:, :-1])
+        mean_kl.add(kl, kept)
 
 
 @contextmanager
@@ -131,8 +149,8 @@ def _report(
     tallies: dict[int, Tally],
     tokens: Int[Tensor, "batch pos"],
 ) -> Report:
-    rows = [
-        LayerReport(
+    rows = {
+        layer: LayerReport(
             layer=layer,
             fvu=tally.fvu,
             l0=tally.l0,
@@ -141,11 +159,11 @@ def _report(
             ablated=effects.get((Mode.ABLATED, (layer,))),
         )
         for layer, tally in tallies.items()
-    ]
+    }
     return Report(
         n_tokens=tokens.numel(),
         original=effects[Mode.ORIGINAL, layers],
         spliced=effects[Mode.TRANSCODER, layers],
         ablated=effects[Mode.ABLATED, layers],
-        layers=tuple(rows),
+        layers=rows,
     )

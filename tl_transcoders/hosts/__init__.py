@@ -3,6 +3,7 @@
 from transformer_lens.hook_points import HookPoint as HookPoint
 
 from tl_transcoders.hosts.base import AbstractHost as AbstractHost
+from tl_transcoders.hosts.forward_pass import watch_passes as watch_passes
 from tl_transcoders.hosts.registry import Undo as Undo
 from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
 from tl_transcoders.hosts.resolve import resolve_host as resolve_host
@@ -13,3 +14,4 @@ from tl_transcoders.hosts.tap import Silence as Silence
 from tl_transcoders.hosts.tap import Tap as Tap
 from tl_transcoders.hosts.tap import is_hooked as is_hooked
 from tl_transcoders.hosts.tap import tensor_version as tensor_version
+from tl_transcoders.hosts.tokens import check_tokens as check_tokens

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,8 +47,11 @@ class AbstractHost(ABC):
 
     @property
     def model_name(self) -> str | None:
-        """The name the model was loaded under."""
-        return getattr(self.model.cfg, "model_name", None)
+        """The name the model was loaded under; of a folder its own name only, because its path says where, not what."""
+        name: str | None = getattr(self.model.cfg, "model_name", None)
+        if name is None or not (Path(name).is_absolute() or Path(name).exists()):
+            return name
+        return Path(name).resolve().name
 
     @property
     def tokenizer(self) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tl_transcoders.errors import ConfigError, TranscoderFormatError
+from tl_transcoders.transcoders.layers import layer_numbers
 
 
 @final
@@ -87,7 +88,7 @@ def make_request(
 ) -> Request:
     """A `Request` of the arguments of `load`."""
     return Request(
-        layers=None if layers is None else frozenset(layers),
+        layers=None if layers is None else frozenset(layer_numbers(layers)),
         width=width,
         l0=None if l0 is None else str(l0),
         kind=kind,

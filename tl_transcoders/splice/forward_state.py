@@ -1,7 +1,7 @@
 """What the spliced layers of one forward pass share: its tokens, the excluded positions, cross-layer features."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, final
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, TypeGuard, final
 
 import torch
 from jaxtyping import Bool
@@ -11,12 +11,12 @@ from tl_transcoders.errors import ConfigError, HookNeverFiredError, ShapeError
 from tl_transcoders.transcoders import SparseFeatures
 
 Exclude = Literal["special"] | Sequence[int] | Tensor
-"""Positions left to the original MLP: the tokenizer's special tokens, a list of token ids, or a Boolean mask `[batch pos]`."""
+"""Positions left to the original MLP: the tokenizer's special tokens, a list of token ids (not of positions), or a Boolean mask `[batch pos]`."""
 
 
 @final
 class ForwardState:
-    """Begun anew when the embedding is called; cross-layer features are let go when the last spliced layer has run."""
+    """Begun anew with every pass; cross-layer features are let go when the last spliced layer has run."""
 
     def __init__(self, exclude: Tensor | None) -> None:
         self.paused = False
@@ -24,18 +24,30 @@ class ForwardState:
         self.unedited: dict[int, Tensor | SparseFeatures] = {}
         self._exclude = exclude
         self._tokens: Tensor | None = None
+        self._embedded = False
 
-    def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The embedding's forward pre-hook: take this pass' tokens."""
+    def begin_pass(self, start_at_layer: int | None) -> None:
+        """A pass has no tokens until it embeds them.
+
+        While it generates, HookedTransformer embeds a token first and then starts a pass at layer 0.
+        """
         self.forget_features()
+        self._embedded = self._embedded and start_at_layer == 0
+
+    def end_pass(self) -> None:
+        """Its tokens are not those of a later pass."""
+        self._embedded = False
+
+    def embed(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The embedding's forward pre-hook: take this pass' tokens."""
         if self.paused or self._exclude is None:
             return
         tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        # While it generates, HookedTransformer embeds one new token and may run the whole sequence again.
+        # Without a cache, it may then run the whole sequence again.
         before = self._tokens
         if before is not None and tokens.shape == (len(before), 1):
             tokens = torch.cat([before, tokens], dim=1)
-        self._tokens = tokens
+        self._tokens, self._embedded = tokens, True
 
     def forget_features(self) -> None:
         """Let go of the cross-layer features of this pass."""
@@ -58,7 +70,7 @@ class ForwardState:
                     do="Give token ids instead of a mask to run (or generate) other lengths.",
                 )
             return exclude
-        tokens = self._tokens
+        tokens = self._tokens if self._embedded else None
         if tokens is None or len(tokens) != shape[0] or tokens.shape[1] < shape[1]:
             raise HookNeverFiredError(
                 "exclude",
@@ -82,13 +94,19 @@ def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
         if ids:
             return torch.tensor(ids)
         got = "'special', and a model without a tokenizer that has special tokens"
-    elif not isinstance(exclude, str) and all(isinstance(i, int) for i in exclude):
+    elif _are_ids(exclude):
         return torch.tensor(list(exclude), dtype=torch.long)
     else:
         got = repr(exclude)
     raise ConfigError(
         "exclude",
         got=got,
-        expected="'special', a list of token ids, or a Boolean mask [batch pos]",
-        do="Name the positions in one of these ways.",
+        expected="'special', a list of token ids (not of positions), or a Boolean mask [batch pos]",
+        do="For single positions give a mask tensor, torch.tensor([[True, False, ...]]).",
     )
+
+
+def _are_ids(exclude: object) -> TypeGuard[Collection[int]]:
+    if isinstance(exclude, str) or not isinstance(exclude, Collection):
+        return False
+    return all(type(token) is int for token in exclude)

@@ -72,6 +72,7 @@ class HookedTranscoder(nn.Module):
         self.hook_out = HookPoint() if hook_out is None else hook_out
         self.mode = Mode.TRANSCODER
         self.calls = 0
+        self.unsplice: Callable[[], None] | None = None
         self.error = ErrorTerm("drop", "HookedTranscoder") if error is None else error
         self._coder = _coder_of(transcoder) if coder is None else coder
         self._read, self._excluded = read, excluded

@@ -20,7 +20,7 @@ from tl_transcoders.training.objective import Layer, Loss, objective
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
-from tl_transcoders.training.train import checked_layers, run_on_model
+from tl_transcoders.training.train import checked_config, checked_layers, run_on_model
 from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 
@@ -49,6 +49,9 @@ def train_cross_layer(
     transcoder = train_cross_layer(model, config=config, tokens=torch.randint(50, (40, 16)))
     ```
     """
+    host = resolve_host(model)
+    chosen = checked_layers(host, range(host.n_layers) if layers is None else layers)
+    config = checked_config(host, chosen, config, tokens)
     if config.unit_norm_decoder:
         raise ConfigError(
             "TrainConfig.unit_norm_decoder",
@@ -56,8 +59,6 @@ def train_cross_layer(
             expected="False, because a feature has one decoder row for every target",
             do="Leave it out.",
         )
-    host = resolve_host(model)
-    chosen = checked_layers(host, range(host.n_layers) if layers is None else layers)
     fit = CrossLayerFit(_initial(host, chosen, config), config)
     run_on_model(host, chosen, config, tokens, fit, resume=resume, on_step=on_step)
     return fit.finished()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import AbstractHost, resolve_host
+from tl_transcoders.splice import check_original
 from tl_transcoders.training.checkpoint import Progress, check_writable, has_checkpoint
 from tl_transcoders.training.config import TrainConfig
 from tl_transcoders.training.finish import finish
@@ -17,9 +19,10 @@ from tl_transcoders.training.fit import AbstractFit
 from tl_transcoders.training.loop import OnStep, Run
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import initial_transcoder
-from tl_transcoders.training.stream import Batch, Tokens, batches, count_tokens
+from tl_transcoders.training.stream import Batch, Tokens, batches, check_given, count_tokens
 from tl_transcoders.training.trainer import Trainer
 from tl_transcoders.transcoders import Origin, TranscoderSet
+from tl_transcoders.transcoders.layers import layer_numbers
 
 
 def train(
@@ -48,7 +51,8 @@ def train(
     KeyboardInterrupt.
 
     **Raises:** ConfigError where model, layers, tokens and config do not fit each other, or the loss is not
-    finite; HubError where a checkpoint cannot be written or read.
+    finite; SpliceError inside a splice that stands where the transcoders would read or write; HubError where
+    a checkpoint cannot be written or read.
 
     ```python
     config = TrainConfig(n_features=37, activation=TopK(5), batch_size=64)
@@ -57,6 +61,7 @@ def train(
     """
     host = resolve_host(model)
     chosen = checked_layers(host, layers)
+    config = checked_config(host, chosen, config, tokens)
     fit = _LayerFit(host, chosen, config)
     run_on_model(host, chosen, config, tokens, fit, resume=resume, on_step=on_step)
     return fit.finished()
@@ -122,9 +127,27 @@ def _check_enough(progress: Progress, n_tokens: int, config: TrainConfig) -> Non
         )
 
 
+def checked_config(
+    host: AbstractHost, layers: tuple[int, ...], config: TrainConfig, tokens: Tokens
+) -> TrainConfig:
+    """The config with the length of the run; raises where the model, its splices or the tokens do not fit it."""
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            "config",
+            got=type(config).__name__,
+            expected="a TrainConfig",
+            do="Write config=tlt.TrainConfig(n_features=..., ...).",
+        )
+    check_original(
+        host.model, [(layer, site) for layer in layers for site in (config.read, config.write)]
+    )
+    check_given(host, tokens)
+    return replace(config, n_tokens=checked_length(tokens, config))
+
+
 def checked_layers(host: AbstractHost, layers: Iterable[int]) -> tuple[int, ...]:
     """The layers in ascending order; raises ConfigError where there are none, one twice, or one the model lacks."""
-    given = tuple(layers)
+    given = layer_numbers(layers)
     if not given or len(set(given)) < len(given):
         raise ConfigError(
             "layers",

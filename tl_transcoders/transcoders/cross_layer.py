@@ -176,6 +176,17 @@ class CrossLayerTranscoder(nn.Module):
         features = {layer: self.features(layer, x[layer]) for layer in self.layers}
         return {layer: self.decode(layer, features, x[layer]) for layer in self.layers}
 
+    def __repr__(self) -> str:
+        c = self.cfg
+        sizes = (
+            f"{c.read}→{c.write}, {c.d_in}→{c.n_features}→{c.d_out}, {c.activation}, skip={c.skip}"
+        )
+        lines = (
+            f"  {layer}: {sizes}, decodes to {', '.join(map(str, c.layers[i:]))}"
+            for i, layer in enumerate(c.layers)
+        )
+        return "\n".join([f"CrossLayerTranscoder({self.origin}", *lines, ")"])
+
     def _position(self, layer: int) -> int:
         if layer in self.layers:
             return self.layers.index(layer)

@@ -5,7 +5,8 @@ from typing import Self, final
 
 import torch
 
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.errors import ConfigError, UnknownLayerError
+from tl_transcoders.transcoders.layers import layer_numbers
 from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.transcoder import Transcoder
 
@@ -53,7 +54,8 @@ class TranscoderSet(Mapping[int, Transcoder]):
 
     def select(self, layers: list[int] | range) -> Self:
         """The same set with these layers only; a layer it does not hold raises ConfigError."""
-        missing = sorted(set(layers) - set(self.layers))
+        chosen = layer_numbers(layers)
+        missing = sorted(set(chosen) - set(self.layers))
         if missing:
             raise ConfigError(
                 "transcoder set",
@@ -61,7 +63,7 @@ class TranscoderSet(Mapping[int, Transcoder]):
                 expected=f"a subset of {list(self.layers)}",
                 do="Choose layers the set holds.",
             )
-        return type(self)({layer: self[layer] for layer in layers}, origin=self.origin)
+        return type(self)({layer: self[layer] for layer in chosen}, origin=self.origin)
 
     def to(self, *args: torch.device | torch.dtype | str) -> Self:
         """Move or cast every transcoder in place, as `nn.Module.to` does, and return the set."""
@@ -70,6 +72,13 @@ class TranscoderSet(Mapping[int, Transcoder]):
         return self
 
     def __getitem__(self, layer: int) -> Transcoder:
+        if layer not in self._transcoders:
+            raise UnknownLayerError(
+                "transcoder set",
+                got=f"layer {layer!r}",
+                expected=f"one of {list(self.layers)}",
+                do="Choose a layer the set holds.",
+            )
         return self._transcoders[layer]
 
     def __iter__(self) -> Iterator[int]:
