@@ -45,6 +45,8 @@ CASES = {
     "spliced(lambda s: tlt.evaluate(s, ids[0]))": "evaluate: got torch.int64 of shape (7,)",
     "spliced(lambda s: tlt.evaluate(s, ids + 50))": "evaluate: got the id 101; expected token ids of shape [batch pos], from 0 to 52",
     "spliced(lambda s: tlt.evaluate(s, -ids - 1))": "evaluate: got the id -52",
+    "spliced(lambda s: tlt.evaluate(s, ids, mask=ids[:, 1:] > 0))": "ShapeError evaluate, mask: got torch.bool of shape (3, 6); expected torch.bool of shape (3, 7)",
+    "spliced(lambda s: tlt.evaluate(s, ids, batch_size=0.5))": "ConfigError evaluate, batch_size: got 0.5",
     "spliced(lambda s: tlt.evaluate(model, ids))": "evaluate: got TransformerBridge; expected what tl_transcoders.splice returns",
     "spliced(lambda s: s.freeze('text'), error='freeze')": "freeze: got the text 'text'",
     "splice(model, transcoders, error='freeze', base=ids.float())": "base: got torch.float32 of shape (3, 7)",

@@ -22,6 +22,7 @@ class ForwardState:
         self.paused = False
         self.edited: dict[int, Tensor | SparseFeatures] = {}
         self.unedited: dict[int, Tensor | SparseFeatures] = {}
+        self.rows = slice(None)
         self._exclude = exclude
         self._tokens: Tensor | None = None
         self._embedded = False
@@ -60,16 +61,22 @@ class ForwardState:
         mask = self._mask(self._exclude, shape)
         return mask if mask.any() else None
 
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where a mask says which positions are excluded and these are not its."""
+        exclude = self._exclude
+        if exclude is None or exclude.dtype != torch.bool or exclude[self.rows].shape == shape:
+            return
+        raise ShapeError(
+            "exclude mask",
+            got=f"shape {tuple(exclude[self.rows].shape)} for tokens {tuple(shape)}",
+            expected="one entry per token of the batch",
+            do="Give token ids instead of a mask to run (or generate) other lengths.",
+        )
+
     def _mask(self, exclude: Tensor, shape: torch.Size) -> Bool[Tensor, "batch pos"]:
         if exclude.dtype == torch.bool:
-            if exclude.shape != shape:
-                raise ShapeError(
-                    "exclude mask",
-                    got=f"shape {tuple(exclude.shape)} for tokens {tuple(shape)}",
-                    expected="one entry per token of the batch",
-                    do="Give token ids instead of a mask to run (or generate) other lengths.",
-                )
-            return exclude
+            self.check_mask(shape)
+            return exclude[self.rows]
         tokens = self._tokens if self._embedded else None
         if tokens is None or len(tokens) != shape[0] or tokens.shape[1] < shape[1]:
             raise HookNeverFiredError(

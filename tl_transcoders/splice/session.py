@@ -140,6 +140,19 @@ class Spliced:
             do="Choose a spliced layer.",
         )
 
+    @contextmanager
+    def running_rows(self, rows: slice) -> Iterator[Self]:
+        """While a few of the prompts are run for which `exclude` is a mask."""
+        self._state.rows = rows
+        try:
+            yield self
+        finally:
+            self._state.rows = slice(None)
+
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where `exclude` is a mask of another shape than that of all prompts."""
+        self._state.check_mask(shape)
+
     def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """The positions of the running forward pass that are not left to the original MLP."""
         excluded = self._state.excluded(like.shape)
