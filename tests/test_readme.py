@@ -18,8 +18,6 @@ def test_the_examples_run_in_order(
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     assert len(blocks) == n_blocks
     exec("\n".join(blocks), {})
-    if page == "README.md":  # people run it again
-        exec("\n".join(blocks), {})
 
 
 def test_no_other_page_has_code() -> None:
