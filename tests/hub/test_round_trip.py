@@ -104,6 +104,14 @@ def test_an_index_in_another_order_gives_every_layer_its_own_weights(
         assert_same(loaded[layer], original[layer])
 
 
+def test_weights_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
+    cfg = TranscoderConfig(layer=0, d_in=5, d_out=5, n_features=11)
+    buffer = torch.randn(11 * 5)
+    both = {"W_dec": buffer.view(11, 5), "b_dec": buffer[50:]}
+    shared = Transcoder(cfg, W_enc=torch.randn(5, 11), b_enc=torch.ones(11), **both)
+    assert_same(_load_set(save(shared, tmp_path / "set"))[0], shared)
+
+
 def test_some_layers_in_any_order(tmp_path: Path) -> None:
     original = transcoder_set(1, 2, 3, 5)
     folder = save(original, tmp_path / "set")

@@ -120,7 +120,7 @@ class ForwardState:
         return torch.isin(tokens[:, -shape[1] :], exclude.to(tokens.device))
 
 
-def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
+def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any, d_vocab: int) -> Tensor | None:
     """The token ids or Boolean mask `exclude` stands for; raises ConfigError where it stands for none."""
     if exclude is None:
         return None
@@ -133,10 +133,14 @@ def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
         if ids:
             return torch.tensor(ids)
         got = "'special', and a model without a tokenizer that has special tokens"
-    elif _are_ids(exclude):
+    elif _are_ids(exclude) and all(0 <= token < d_vocab for token in exclude):
         return torch.tensor(list(exclude), dtype=torch.long)
     else:
-        got = repr(exclude)
+        got = (
+            f"{exclude!r} (the vocabulary ends at {d_vocab - 1})"
+            if _are_ids(exclude)
+            else repr(exclude)
+        )
     raise ConfigError(
         "exclude",
         got=got,
@@ -146,6 +150,6 @@ def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
 
 
 def _are_ids(exclude: object) -> TypeGuard[Collection[int]]:
-    if isinstance(exclude, str) or not isinstance(exclude, Collection):
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Collection):
         return False
     return all(type(token) is int for token in exclude)

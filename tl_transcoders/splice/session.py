@@ -214,7 +214,7 @@ def splice(
     if base is not None:
         check_base(error)
         check_tokens(host, base, "base")
-    excluded = exclude_to_tensor(exclude, host.tokenizer)
+    excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
     places: set[Place] = set()
     for module, layer in _layers_of(transcoders):
         check_transcoder(host, module, module.cfg, layer)
