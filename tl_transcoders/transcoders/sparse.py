@@ -42,11 +42,6 @@ class SparseFeatures:
         per_row = torch.bincount(rows, minlength=len(flat))
         return cls(flat[rows, columns], columns, per_row.cumsum(0) - per_row, tuple(post.shape))
 
-    @property
-    def density(self) -> float:
-        """Share of the entries that are stored."""
-        return len(self.values) / max(1, math.prod(self.shape))
-
     def to_dense(self) -> Float[Tensor, "*batch feature"]:
         """The dense tensor, zeros where nothing is stored."""
         flat = self.values.new_zeros(math.prod(self.shape))
