@@ -8,6 +8,7 @@ import torch
 
 from tests.hub.samples import ACTIVATIONS, assert_same, cross_layer, transcoder, transcoder_set
 from tl_transcoders.hub import load, save
+from tl_transcoders.splice import HookedTranscoder
 from tl_transcoders.transcoders import (
     Activation,
     CrossLayerTranscoder,
@@ -102,6 +103,12 @@ def test_an_index_in_another_order_gives_every_layer_its_own_weights(
     assert loaded.layers == tuple(sorted(layers or original.layers))
     for layer in loaded:
         assert_same(loaded[layer], original[layer])
+
+
+def test_one_layer_by_name_in_the_dtype_asked_for(tmp_path: Path) -> None:
+    folder = save(transcoder_set(1, 2), tmp_path / "set")
+    hooked = HookedTranscoder.from_pretrained(folder, layer=2, dtype=torch.float64, device="cpu")
+    assert_same(hooked.transcoder, transcoder_set(1, 2)[2].double())
 
 
 def test_weights_that_share_memory_are_saved_apart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any, Self, SupportsIndex, final
 
 import torch
@@ -78,12 +79,20 @@ class HookedTranscoder(nn.Module):
         self._read, self._excluded = read, excluded
 
     @classmethod
-    def from_pretrained(cls, source: str, *, layer: int, revision: str | None = None) -> Self:
-        """The transcoder of one layer of a folder or hub repository; raises as `tl_transcoders.load` does."""
-        loaded = load(source, layers=[layer], revision=revision)
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        layer: int,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The transcoder of one layer of a folder or hub repository; arguments and errors as of `tl_transcoders.load`."""
+        loaded = load(source, layers=[layer], revision=revision, dtype=dtype, device=device)
         if isinstance(loaded, CrossLayerTranscoder):
             raise ConfigError(
-                source,
+                str(source),
                 got="a cross-layer transcoder",
                 expected="one that stands for a single layer",
                 do="Use tl_transcoders.load and tl_transcoders.splice, which place it as a whole.",
