@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import count
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, final
 
@@ -17,6 +18,8 @@ from tl_transcoders.splice.error_term import ErrorTerm, as_leaf
 from tl_transcoders.transcoders import CrossLayerTranscoder, SparseFeatures, Transcoder
 
 Excluded = Callable[[torch.Size], Tensor | None]
+
+_NUMBERS = count()
 
 
 class Mode(Enum):
@@ -74,6 +77,7 @@ class HookedTranscoder(nn.Module):
         self.mode = Mode.TRANSCODER
         self.calls = 0
         self.unsplice: Callable[[], None] | None = None
+        self.number = next(_NUMBERS)
         self.error = ErrorTerm("drop", "HookedTranscoder") if error is None else error
         self._coder = _coder_of(transcoder) if coder is None else coder
         self._read, self._excluded = read, excluded

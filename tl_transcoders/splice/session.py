@@ -231,7 +231,7 @@ def splice(
 
 
 def unsplice(model: nn.Module) -> None:
-    """Remove every splice from a model, also one whose handle is lost; does nothing where there is none.
+    """Remove every splice from a model, the last one first, also where its handle is lost; none is no error.
 
     ```python
     tlt.splice(model, transcoders)  # in a notebook, with the result thrown away
@@ -240,9 +240,9 @@ def unsplice(model: nn.Module) -> None:
     """
     host = resolve_host(model)
     hooked = [module for module in host.model.modules() if isinstance(module, HookedTranscoder)]
-    removals = dict.fromkeys(module.unsplice for module in hooked if module.unsplice is not None)
-    for remove in removals:
-        remove()
+    for module in sorted(hooked, key=lambda module: module.number, reverse=True):
+        if module.unsplice is not None:
+            module.unsplice()
 
 
 def _as_set(transcoders: Swappable) -> TranscoderSet | CrossLayerTranscoder:
