@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any, final
+from typing import Any, Self, final
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -15,6 +15,9 @@ class _Seen(threading.local):
     """What this thread's forward pass has brought."""
 
     value: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
 
 
 @final

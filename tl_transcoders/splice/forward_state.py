@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, TypeGuard, final
+from typing import Any, Literal, Self, TypeGuard, final
 
 import torch
 from jaxtyping import Bool
@@ -24,6 +24,9 @@ class _Pass(threading.local):
         self.unedited: dict[int, Tensor | SparseFeatures] = {}
         self.tokens: Tensor | None = None
         self.embedded = False
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
 
 
 @final
