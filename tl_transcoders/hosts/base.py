@@ -1,8 +1,8 @@
 """What a splice, a trainer or an evaluation needs of a model, whichever TransformerLens class it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,6 +88,10 @@ class AbstractHost(ABC):
 
     # modules
 
+    @abstractmethod
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that a forward pass may run."""
+
     def block(self, layer: int) -> nn.Module:
         """The block of a layer."""
         self.check_layer(layer)
@@ -168,6 +172,18 @@ class AbstractHost(ABC):
     @abstractmethod
     def attach(self, hook_point: HookPoint, name: str, module: nn.Module) -> Undo:
         """Hang `module` under a hook point and list its hook points under `name`."""
+
+    @contextmanager
+    def in_eval_mode(self) -> Iterator[None]:
+        """A while without dropout and the like; afterwards every module is in the mode it was in."""
+        before = {module: module.training for module in self.modules()}
+        for module in before:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in before.items():
+                module.training = training
 
     def run(self, tokens: Int[Tensor, "batch pos"], *, stop_at_layer: int | None = None) -> None:
         """One forward pass without gradient, for what its hooks see."""

@@ -16,6 +16,7 @@ from tl_transcoders.transcoders import (
     TranscoderConfig,
     TranscoderSet,
 )
+from tl_transcoders.transcoders.transcoder import check_one_dtype
 
 Swappable = Transcoder | TranscoderSet | CrossLayerTranscoder
 Place = tuple[int, str]
@@ -118,6 +119,8 @@ def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
 
 
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
+    dtypes = (parameter.dtype for parameter in module.parameters())
+    check_one_dtype(f"transcoder of layer {layer}", dtypes)
     for name, parameter in module.named_parameters():
         where = f"transcoder of layer {layer}, {name}"
         if parameter.device != host.device:

@@ -149,6 +149,19 @@ class Spliced:
             do="Choose a spliced layer.",
         )
 
+    @contextmanager
+    def running_rows(self, rows: slice) -> Iterator[Self]:
+        """While a few of the prompts are run for which `exclude` is a mask."""
+        self._state.rows = rows
+        try:
+            yield self
+        finally:
+            self._state.rows = slice(None)
+
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where `exclude` is a mask of another shape than that of all prompts."""
+        self._state.check_mask(shape)
+
     def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """The positions of the running forward pass that are not left to the original MLP."""
         excluded = self._state.excluded(like.shape)
@@ -210,7 +223,7 @@ def splice(
     if base is not None:
         check_base(error)
         check_tokens(host, base, "base")
-    excluded = exclude_to_tensor(exclude, host.tokenizer)
+    excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
     places: set[Place] = set()
     for module, layer in _layers_of(transcoders):
         check_transcoder(host, module, module.cfg, layer)
