@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_transcoders.circuits.nodes import Feature, Head, Node
+from tl_transcoders.circuits.patching.check import depth
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.splice.trace.forward import Rows
 from tl_transcoders.splice.trace.run import Run
@@ -66,11 +67,11 @@ def batches(
     match family:
         case AllHeads(layers):
             for layer in range(base.model.n_layers) if layers is None else layers:
-                if layer + 0.25 < before:
+                if depth(Head(layer, 0), base.model) < before:
                     yield _heads(layer, base, source, positions)
         case ActiveFeatures(layers):
             for layer in sorted(base.model.coders) if layers is None else layers:
-                if layer + 0.75 < before:
+                if depth(Feature(layer, 0), base.model) < before:
                     yield _features(layer, base, source, positions)
         case _:
             assert_never(family)

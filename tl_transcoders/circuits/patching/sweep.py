@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
-from tl_transcoders.circuits.nodes import Head, Node, at, parse_node
+from tl_transcoders.circuits.nodes import Head, Logits, Node, parse_node
 from tl_transcoders.circuits.patching.check import check_receiver, check_spliced, depth, normal
 from tl_transcoders.circuits.patching.families import Batch, Family, batches
 from tl_transcoders.circuits.patching.freeze import Freeze, Preset, as_freeze
@@ -130,11 +130,10 @@ def _effects(
     base: Tensor,
 ) -> Float[Tensor, "node batch"]:
     effects = base.new_zeros(len(batch.nodes), len(base))
-    behind = (
-        [r for r in receivers if depth(r, hop.run.model) > depth(batch.nodes[0], hop.run.model)]
-        if batch.nodes
-        else []
-    )
+    if not len(batch.example):
+        return effects
+    sent = depth(batch.nodes[0], hop.run.model)
+    behind = [node for node in receivers if depth(node, hop.run.model) > sent]
     size = _rows_at_once(hop.run, batch)
     for start in range(0, len(batch.example), size):
         rows, edit, node = batch.part(slice(start, start + size))
@@ -159,6 +158,6 @@ def _positions(receivers: Sequence[Node], run: Run, metric: AbstractMetric) -> T
 
 
 def _read_at(node: Node, run: Run, metric: AbstractMetric) -> int | None:
-    if node == at(node, None) and type(node).__name__ == "Logits" and metric.pos is not None:
+    if isinstance(node, Logits) and metric.pos is not None:
         return metric.pos % run.shape[1]
     return node.pos
