@@ -84,8 +84,8 @@ class LogitDiff(AbstractMetric):
     ) -> Float[Tensor, " row"]:
         """The value of every row."""
         tokens = torch.cat([self.answers, self.wrongs]).unique()
-        right = _at(logits, torch.searchsorted(tokens, self.answers), rows)
-        return right - _at(logits, torch.searchsorted(tokens, self.wrongs), rows)
+        right = _at(logits, _columns(tokens, self.answers), rows)
+        return right - _at(logits, _columns(tokens, self.wrongs), rows)
 
 
 @final
@@ -113,7 +113,7 @@ class TokenLogit(AbstractMetric):
         self, logits: Float[Tensor, "row *pos token"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The value of every row."""
-        return _at(logits, torch.searchsorted(self.answers.unique(), self.answers), rows)
+        return _at(logits, _columns(self.answers.unique(), self.answers), rows)
 
 
 @final
@@ -269,6 +269,11 @@ def as_metric(metric: Metric, batch: int) -> AbstractMetric:
             do="Pass one of these.",
         )
     return CustomMetric(metric, batch)
+
+
+def _columns(tokens: Int[Tensor, " token"], wanted: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """Where the wanted tokens stand among the sorted ones."""
+    return torch.searchsorted(tokens, wanted.contiguous())
 
 
 def _at(
