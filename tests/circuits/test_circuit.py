@@ -274,7 +274,7 @@ def test_as_a_table() -> None:
     assert table.loc["a1.h0<k>", "kind"] == "Head"
     assert table.loc["f0.1", ["layer", "score"]].tolist() == [0, -3.0]
     assert table.loc["f0.1->a1.h0<k>", ["sender", "receiver"]].tolist() == ["f0.1", "a1.h0<k>"]
-    assert list(Circuit().to_dataframe().columns) == list(WHOLE.to_dataframe().columns)
+    assert list(Circuit().to_dataframe().dtypes) == list(WHOLE.to_dataframe().dtypes)
 
 
 # what no circuit can be

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from tl_transcoders.circuits.circuit_file import Scored, read, write
 from tl_transcoders.circuits.nodes import Edge as Edge
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import networkx
     import pandas
 
+COLUMNS: Final = ("name", "kind", "layer", "pos", "sender", "receiver")
 Element = TypeVar("Element", Node, Edge)
 
 
@@ -200,7 +201,7 @@ class Circuit:
     def to_dataframe(self) -> "pandas.DataFrame":
         """A row for every node and edge: `name kind layer pos sender receiver score`.
 
-        `kind`, `layer` and `pos` are None for an edge, `sender` and `receiver` for a node.
+        `kind`, `layer` and `pos` are missing for an edge, `sender` and `receiver` for a node.
         """
         from pandas import DataFrame
 
@@ -216,9 +217,10 @@ class Circuit:
             ),
         ]
         scores = [*self._scored(self.nodes).values(), *self._scored(self.edges).values()]
-        names = ["name", "kind", "layer", "pos", "sender", "receiver"]
-        table = {name: [row.get(name) for row in rows] for name in names}
-        return DataFrame({**table, "score": scores})
+        dtypes = dict.fromkeys(("name", "kind", "sender", "receiver"), "string")
+        dtypes |= {"layer": "Int64", "pos": "Int64"}
+        table = {name: [row.get(name) for row in rows] for name in COLUMNS}
+        return DataFrame({**table, "score": scores}).astype({**dtypes, "score": "float64"})
 
     def _part(self, nodes: frozenset[Node], edges: frozenset[Edge]) -> "Circuit":
         kept = {key: score for key, score in self.scores.items() if key in nodes or key in edges}
