@@ -2,6 +2,10 @@
 
 from tl_transcoders.hub.format import Format
 from tl_transcoders.hub.formats.native import NATIVE
+from tl_transcoders.hub.formats.sae_lens import SAE_LENS
 
-FORMATS: tuple[Format, ...] = (NATIVE,)
+FORMATS: tuple[Format, ...] = (
+    NATIVE,
+    SAE_LENS,
+)
 """In the order in which they are asked whether they recognise a folder."""
