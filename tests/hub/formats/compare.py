@@ -1,14 +1,34 @@
-"""Comparison with tensors that a peer's own package computed."""
+"""Loading a published folder, and comparing it with tensors that a peer's own package computed."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tl_transcoders.transcoders import Transcoder
+from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.hub import load
+from tl_transcoders.transcoders import Transcoder, TranscoderSet
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def load_set(folder: Path, **options: object) -> TranscoderSet:
+    found = load(folder, **options)
+    assert isinstance(found, TranscoderSet)
+    return found
+
+
+def load_one(folder: Path, **options: object) -> Transcoder:
+    (found,) = load_set(folder, **options).values()
+    return found
+
+
+def refusal(folder: Path, **options: object) -> TranscoderFormatError:
+    with pytest.raises(TranscoderFormatError) as caught:
+        load(folder, **options)
+    return caught.value
 
 
 def golden(peer: str, case: str) -> dict[str, Tensor]:
@@ -24,6 +44,10 @@ def golden(peer: str, case: str) -> dict[str, Tensor]:
 def assert_computes(transcoder: Transcoder, expected: dict[str, Tensor]) -> None:
     """Outputs and, where they are given, features agree to 1e-5."""
     x = expected["x"]
-    torch.testing.assert_close(transcoder(x), expected["y"], rtol=1e-5, atol=1e-5)
+    assert_near(transcoder(x), expected["y"])
     if "post" in expected:
-        torch.testing.assert_close(transcoder.encode(x), expected["post"], rtol=1e-5, atol=1e-5)
+        assert_near(transcoder.encode(x), expected["post"])
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

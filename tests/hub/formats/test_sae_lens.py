@@ -10,23 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.hub.client import Client
-from tests.hub.formats.compare import assert_computes, golden
+from tests.hub.formats.compare import (
+    assert_computes,
+    assert_near,
+    golden,
+    load_one,
+    load_set,
+    refusal,
+)
 from tests.hub.published.sae_lens import CASES, D_IN, FEATURES, SCALE, write
 from tests.hub.repositories import Hub
-from tl_transcoders.errors import ConfigError, TranscoderFormatError
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.hub import load
-from tl_transcoders.transcoders import JumpReLU, ReLU, TopK, Transcoder, TranscoderSet
-
-
-def loaded(folder: Path, **options: object) -> TranscoderSet:
-    found = load(folder, **options)
-    assert isinstance(found, TranscoderSet)
-    return found
-
-
-def one(folder: Path, **options: object) -> Transcoder:
-    (found,) = loaded(folder, **options).values()
-    return found
+from tl_transcoders.transcoders import JumpReLU, ReLU, TopK
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -38,16 +34,10 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / "cfg.json").write_text(json.dumps(cfg))
 
 
-def refusal(folder: Path, **options: object) -> TranscoderFormatError:
-    with pytest.raises(TranscoderFormatError) as caught:
-        load(folder, **options)
-    return caught.value
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_sae_lens_computes_the_same(tmp_path: Path, case: str) -> None:
     write(tmp_path, case=case, layers=(3,))
-    assert_computes(one(tmp_path), golden("sae_lens", case))
+    assert_computes(load_one(tmp_path), golden("sae_lens", case))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -58,7 +48,7 @@ def test_one_changed_weight_is_seen(tmp_path: Path, case: str, name: str) -> Non
     write(tmp_path, case=case, layers=(3,))
     change(tmp_path, lambda w: w[name][(1, feature) if name == "W_enc" else (feature, 1)].add_(0.1))
     with pytest.raises(AssertionError):
-        assert_computes(one(tmp_path), expected)
+        assert_computes(load_one(tmp_path), expected)
 
 
 def test_a_skip_transcoder_by_its_formula(tmp_path: Path) -> None:
@@ -68,7 +58,7 @@ def test_a_skip_transcoder_by_its_formula(tmp_path: Path) -> None:
     pre = x @ w["W_enc"] + w["b_enc"]
     post = pre.relu() * (pre > w["threshold"])
     y = post @ w["W_dec"] + w["b_dec"] + x @ w["W_skip"].T
-    torch.testing.assert_close(one(tmp_path)(x), y, rtol=1e-5, atol=1e-5)
+    assert_near(load_one(tmp_path)(x), y)
 
 
 def test_a_gated_sae_by_its_formula(tmp_path: Path) -> None:
@@ -78,7 +68,7 @@ def test_a_gated_sae_by_its_formula(tmp_path: Path) -> None:
     gate = (x - w["b_dec"]) @ w["W_enc"] + w["b_gate"] > 0
     magnitude = ((x - w["b_dec"]) @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()
     y = (gate * magnitude) @ w["W_dec"] + w["b_dec"]
-    torch.testing.assert_close(one(tmp_path)(x), y, rtol=1e-5, atol=1e-5)
+    assert_near(load_one(tmp_path)(x), y)
 
 
 def test_a_scaled_sae_by_its_formula(tmp_path: Path) -> None:
@@ -87,12 +77,12 @@ def test_a_scaled_sae_by_its_formula(tmp_path: Path) -> None:
     x = torch.randn(13, D_IN)
     pre = (SCALE * x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
     y = ((pre.relu() * (pre > w["threshold"])) @ w["W_dec"] + w["b_dec"]) / SCALE
-    torch.testing.assert_close(one(tmp_path)(x), y, rtol=1e-5, atol=1e-5)
+    assert_near(load_one(tmp_path)(x), y)
 
 
 def test_the_config_of_a_transcoder(tmp_path: Path) -> None:
     write(tmp_path, case="jumprelu_skip_transcoder", layers=(3,))
-    found = loaded(tmp_path)
+    found = load_set(tmp_path)
     cfg = found[3].cfg
     assert (cfg.d_in, cfg.d_out, cfg.n_features, cfg.activation) == (5, 7, 11, JumpReLU())
     assert (cfg.read, cfg.write, cfg.skip, cfg.folded) == ("ln2_normalized", "mlp_out", True, False)
@@ -105,7 +95,7 @@ def test_the_config_of_a_transcoder(tmp_path: Path) -> None:
 )
 def test_the_config_of_an_sae(tmp_path: Path, case: str, activation: object) -> None:
     write(tmp_path, case=case, layers=(3,))
-    cfg = one(tmp_path).cfg
+    cfg = load_one(tmp_path).cfg
     assert (cfg.read, cfg.write, cfg.activation) == ("resid_post", "resid_post", activation)
     assert cfg.is_sae
 
@@ -121,7 +111,7 @@ def test_the_config_of_an_sae(tmp_path: Path, case: str, activation: object) -> 
 def test_the_site_read(tmp_path: Path, hook: str, site: str) -> None:
     write(tmp_path, layers=(3,))
     edit(tmp_path, metadata__hook_name=f"blocks.3.{hook}")
-    assert one(tmp_path).cfg.read == site
+    assert load_one(tmp_path).cfg.read == site
 
 
 def test_hook_mlp_in_means_what_the_huggingface_name_says(tmp_path: Path) -> None:
@@ -129,13 +119,13 @@ def test_hook_mlp_in_means_what_the_huggingface_name_says(tmp_path: Path) -> Non
     edit(tmp_path, metadata__hook_name="blocks.3.hook_mlp_in")
     assert "In TransformerLens this hook is before ln2" in refusal(tmp_path).do
     edit(tmp_path, metadata__hf_hook_name="model.layers.3.pre_feedforward_layernorm.output")
-    assert one(tmp_path).cfg.read == "mlp_in"
+    assert load_one(tmp_path).cfg.read == "mlp_in"
 
 
 def test_a_processed_model(tmp_path: Path) -> None:
     write(tmp_path, layers=(3,))
     edit(tmp_path, metadata__model_from_pretrained_kwargs={"fold_ln": True})
-    assert one(tmp_path).cfg.folded
+    assert load_one(tmp_path).cfg.folded
 
 
 def test_an_output_bias_beside_the_pre_bias(tmp_path: Path) -> None:
@@ -147,15 +137,15 @@ def test_an_output_bias_beside_the_pre_bias(tmp_path: Path) -> None:
     w = load_file(tmp_path / "sae_weights.safetensors")
     x = torch.randn(13, D_IN)
     post = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
-    torch.testing.assert_close(one(tmp_path)(x), post @ w["W_dec"] + w["b_dec_out"])
-    cfg = one(tmp_path).cfg
+    torch.testing.assert_close(load_one(tmp_path)(x), post @ w["W_dec"] + w["b_dec_out"])
+    cfg = load_one(tmp_path).cfg
     assert (cfg.read, cfg.write, cfg.folded) == ("ln2_normalized", "mlp_out", True)
 
 
 def test_many_layers(tmp_path: Path) -> None:
     write(tmp_path, layers=(1, 3, 11))
-    assert loaded(tmp_path).layers == (1, 3, 11)
-    assert loaded(tmp_path, layers=[11, 1]).layers == (1, 11)
+    assert load_set(tmp_path).layers == (1, 3, 11)
+    assert load_set(tmp_path, layers=[11, 1]).layers == (1, 11)
     assert refusal(tmp_path, layers=[2]).expected == "some of the layers it holds, [1, 3, 11]"
 
 
@@ -164,8 +154,8 @@ def test_two_folders_of_one_layer_need_a_choice(tmp_path: Path) -> None:
     write(tmp_path / "b", layers=(1, 3), seed=7)
     with pytest.raises(ConfigError, match=r"one of 'a/layer_1', 'b/layer_1'"):
         load(tmp_path, layers=[1])
-    chosen = loaded(tmp_path, kind="b/*")
-    assert torch.equal(chosen[3].W_dec, one(tmp_path / "b", layers=[3]).W_dec)
+    chosen = load_set(tmp_path, kind="b/*")
+    assert torch.equal(chosen[3].W_dec, load_one(tmp_path / "b", layers=[3]).W_dec)
     with pytest.raises(ConfigError, match="kind='c'"):
         load(tmp_path, kind="c")
     with pytest.raises(ConfigError, match="width='16k'"):
@@ -180,7 +170,7 @@ def test_only_the_files_of_those_layers_are_downloaded(
     commit = hub.publish("org/sae-lens", tmp_path)
     found = client.run(load, "org/sae-lens", layers=[3])
     assert (found.layers, found.origin.revision) == ((3,), commit)
-    assert torch.equal(found[3].W_dec, loaded(tmp_path)[3].W_dec)
+    assert torch.equal(found[3].W_dec, load_set(tmp_path)[3].W_dec)
     sent = [request.split()[1] for request in hub.requests if "/store/" in request]
     assert len({path for path in sent if path.endswith("sae_weights.safetensors")}) == 1
     assert client.run(load, "org/sae-lens").layers == (1, 3)

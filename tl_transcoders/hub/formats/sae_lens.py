@@ -16,8 +16,8 @@ from tl_transcoders.hub.fields import Fields
 from tl_transcoders.hub.files import contained, read_json
 from tl_transcoders.hub.folders import folder_of_each_layer, folders_named, folders_with
 from tl_transcoders.hub.format import Format
-from tl_transcoders.hub.peers.sae_lens_config import SaeLensConfig, sae_lens_config
-from tl_transcoders.hub.peers.sae_lens_weights import canonical, optional_shapes, shapes
+from tl_transcoders.hub.layouts.sae_lens_config import SaeLensConfig, sae_lens_config
+from tl_transcoders.hub.layouts.sae_lens_weights import canonical, optional_shapes, shapes
 from tl_transcoders.hub.request import Request
 from tl_transcoders.hub.source import AbstractSource, names_below
 from tl_transcoders.hub.tensors import read_tensors, stored_shapes

@@ -13,7 +13,7 @@ from tl_transcoders.hub.canonical import (
     fold_pre_bias,
     gated_as_jumprelu,
 )
-from tl_transcoders.hub.peers.sae_lens_config import SaeLensConfig
+from tl_transcoders.hub.layouts.sae_lens_config import SaeLensConfig
 from tl_transcoders.hub.tensors import Dims
 
 OUTPUT_BIAS = "b_dec_out"

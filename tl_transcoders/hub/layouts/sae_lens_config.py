@@ -6,8 +6,8 @@ from typing import final
 
 from tl_transcoders.hub.build import transcoder_config
 from tl_transcoders.hub.fields import Fields
-from tl_transcoders.hub.peers.sae_lens_flat import migrated
-from tl_transcoders.hub.peers.sae_lens_taps import Taps, taps
+from tl_transcoders.hub.layouts.sae_lens_flat import migrated
+from tl_transcoders.hub.layouts.sae_lens_taps import Taps, taps
 from tl_transcoders.transcoders import Activation, JumpReLU, ReLU, TopK, TranscoderConfig
 
 ARCHITECTURES = (
