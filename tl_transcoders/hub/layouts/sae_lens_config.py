@@ -1,5 +1,6 @@
 """What SAELens' `cfg.json` says, of version 6 and of the flat ones before it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -26,6 +27,8 @@ _KEYS = (
     "reshape_activations metadata k rescale_acts_by_decoder_norm use_b_dec_out "
     "sae_lens_version sae_lens_training_version"
 ).split()
+
+_MAJOR = re.compile(r"(\d{1,4})\.")
 
 _REFUSED = {
     "abstopk": "it keeps the k features of largest magnitude, negative ones too",
@@ -92,8 +95,8 @@ def sae_lens_config(where: str, data: Mapping[str, object]) -> SaeLensConfig:
 def _is_flat(fields: Fields) -> bool:
     version = fields.text_or_none("sae_lens_version")
     version = version or fields.nested("metadata").text_or_none("sae_lens_version") or "0"
-    major = version.partition(".")[0]
-    return not major.isdecimal() or int(major) < 6
+    major = _MAJOR.match(version)
+    return major is None or int(major[1]) < 6
 
 
 def _architecture(fields: Fields) -> str:
