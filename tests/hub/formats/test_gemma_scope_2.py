@@ -126,6 +126,19 @@ def test_sae_lens_finds_the_same_features(folder: Path, name: str) -> None:
         assert_near(clt.encode(layer, expected["x"]), expected["post"])
 
 
+@pytest.mark.parametrize("name", CROSS_LAYER)
+def test_circuit_tracer_computes_the_same(tmp_path: Path, name: str) -> None:
+    write(tmp_path, d_out=D_IN)
+    clt = cross_layer(tmp_path, "clt_affine" if "affine" in name else "clt")
+    expected = golden("gemma_scope_2_clt", name)
+    x = dict(enumerate(expected["x"]))
+    for layer, y in clt(x).items():
+        assert_near(y, expected["y"][layer])
+    clt.W_dec[0].data[2] += 0.1
+    with pytest.raises(AssertionError):
+        assert_near(clt(x)[2], expected["y"][2])
+
+
 def test_the_config_of_a_cross_layer_transcoder(folder: Path) -> None:
     cfg = cross_layer(folder, "clt_affine").cfg
     assert (cfg.layers, cfg.d_in, cfg.d_out, cfg.n_features) == ((0, 1, 2), 5, 7, 13)

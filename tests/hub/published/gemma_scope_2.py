@@ -35,16 +35,16 @@ HOOKS = {
 }
 
 
-def write(folder: Path, *, seed: int = 0) -> None:
+def write(folder: Path, *, seed: int = 0, d_out: int = D_OUT) -> None:
     """Every set; a crosscoder stands beside them, which is none of the kinds that are read."""
     generator = torch.Generator().manual_seed(seed)
     names = [name.format(layer) for name in SETS for layer in range(LAYERS)] + list(SINGLE)
     for name in names:
-        _write(folder / name / "params.safetensors", tensors(name, generator))
+        _write(folder / name / "params.safetensors", tensors(name, generator, d_out=d_out))
         (folder / name / "config.json").write_text(json.dumps(config(name)))
     for name in CROSS_LAYER:
         for layer in range(LAYERS):
-            made = tensors(name, generator, targets=LAYERS)
+            made = tensors(name, generator, d_out=d_out, targets=LAYERS)
             _write(folder / name / f"params_layer_{layer}.safetensors", made)
     _write(folder / "crosscoder/layer_0_1_2_width_16k_l0_big/params_layer_0.safetensors", {})
 
@@ -65,13 +65,13 @@ def config(name: str) -> dict[str, Any]:
 
 
 def tensors(
-    name: str, generator: torch.Generator, *, targets: int | None = None
+    name: str, generator: torch.Generator, *, d_out: int, targets: int | None = None
 ) -> dict[str, Tensor]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     width = next(size for label, size in WIDTHS.items() if f"width_{label}_" in name)
-    d_out = D_OUT if name.startswith(("transcoder", "clt")) else D_IN
+    d_out = d_out if name.startswith(("transcoder", "clt")) else D_IN
     made = {
         "w_enc": normal(D_IN, width),
         "b_enc": normal(width),
