@@ -4,7 +4,6 @@ import json
 import resource
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +11,12 @@ import pytest
 
 from tests.hub.client import Client
 from tests.hub.formats import hostile
-from tests.hub.formats.compare import load_set, refusal
-from tests.hub.published import gemma_scope_2, sae_lens, sparsify
+from tests.hub.formats.compare import refusal
+from tests.hub.formats.layouts import Layout
 from tl_transcoders.errors import HubError, TLTranscodersError
 from tl_transcoders.hub import load
 
 FIFTY_MEGABYTES = 50 * 2**20
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How to write it, one weight file and one config of it, and what to ask for."""
-
-    write: Callable[[Path], None]
-    weights: str
-    config: str
-    request: dict[str, Any]
-
-
-LAYOUTS = {
-    "sae_lens": Layout(
-        lambda folder: sae_lens.write(folder, case="jumprelu_skip_transcoder", layers=(1, 3)),
-        "layer_3/sae_weights.safetensors",
-        "layer_3/cfg.json",
-        {"layers": [3]},
-    ),
-    "sparsify": Layout(
-        sparsify.write, "layers.3.mlp/sae.safetensors", "layers.3.mlp/cfg.json", {"layers": [3]}
-    ),
-    "gemma_scope_2": Layout(
-        gemma_scope_2.write,
-        "transcoder_all/layer_2_width_16k_l0_small_affine/params.safetensors",
-        "transcoder_all/layer_2_width_16k_l0_small_affine/config.json",
-        {"layers": [2], "kind": "transcoder_all_affine"},
-    ),
-    "gemma_scope_2_clt": Layout(
-        gemma_scope_2.write,
-        "clt/width_262k_l0_medium_affine/params_layer_1.safetensors",
-        "clt/width_262k_l0_medium_affine/config.json",
-        {"kind": "clt_affine"},
-    ),
-}
-
-
-@pytest.fixture(params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> Layout:
-    return LAYOUTS[request.param]
-
-
-@pytest.fixture
-def folder(layout: Layout, tmp_path: Path) -> Path:
-    made = tmp_path / "set"
-    made.mkdir()
-    layout.write(made)
-    (made / layout.config).touch()
-    if not (made / layout.config).read_text():
-        (made / layout.config).write_text(json.dumps({"architecture": "jump_relu"}))
-    return made
 
 
 @pytest.mark.parametrize("lie", hostile.WEIGHTS, ids=lambda lie: lie.__name__)
@@ -149,9 +97,3 @@ def test_two_hundred_megabytes_take_no_memory(
 def test_repository_names_with_shell_characters(source: str) -> None:
     with pytest.raises(HubError, match="neither an existing folder"):
         load(source)
-
-
-def test_honest_files_are_accepted(layout: Layout, folder: Path) -> None:
-    load(folder, **layout.request, verify=True)
-    if "kind" not in layout.request:
-        assert load_set(folder, **layout.request).layers == (3,)

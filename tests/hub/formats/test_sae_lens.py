@@ -142,6 +142,13 @@ def test_an_output_bias_beside_the_pre_bias(tmp_path: Path) -> None:
     assert (cfg.read, cfg.write, cfg.folded) == ("ln2_normalized", "mlp_out", True)
 
 
+def test_an_output_bias_in_a_flat_config(tmp_path: Path) -> None:
+    write(tmp_path, case="flat_standard", layers=(3,))
+    edit(tmp_path, use_b_dec_out=True, hook_point="blocks.3.ln2.hook_normalized")
+    cfg = load_one(tmp_path).cfg
+    assert (cfg.read, cfg.write, cfg.folded) == ("ln2_normalized", "mlp_out", True)
+
+
 def test_many_layers(tmp_path: Path) -> None:
     write(tmp_path, layers=(1, 3, 11))
     assert load_set(tmp_path).layers == (1, 3, 11)
