@@ -36,7 +36,7 @@ def load(
     - `source`: a folder, or `"org/repo"` with an optional `"@revision"`.
     - `layers`: which to load; all of them if left out. A cross-layer transcoder is loaded as a whole.
     - `width`, `l0`, `kind`: which set, where a repository holds several (Gemma Scope: `"16k"`, `"small"`,
-      `"transcoder_all"`).
+      `"transcoder_all"`). Where every transcoder has a folder of its own, `kind` is a pattern of their names.
     - `revision`: a branch, tag or commit of the repository.
     - `dtype`, `device`: what to convert to; a conversion copies.
     - `verify`: also compare SHA-256 sums and refuse NaN and infinite weights. Reads every byte.
