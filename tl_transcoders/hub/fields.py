@@ -9,6 +9,9 @@ from tl_transcoders.errors import TranscoderFormatError
 
 T = TypeVar("T")
 
+_SHOWN = (str, int, float, NoneType)
+"""Values whose text can always be made; others may be nested without end."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,11 @@ class Fields:
 
     def number(self, name: str) -> float:
         """A number that must be there."""
-        return float(self._typed(name, self.data.get(name), float, int))
+        value = self._typed(name, self.data.get(name), float, int)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise self.wrong(name, expected="a number", do="Correct the file.") from error
 
     def nested(self, name: str) -> Self:
         """A nested object, empty where it is null or missing."""
@@ -57,9 +64,9 @@ class Fields:
 
     def wrong(self, name: str, *, expected: str, do: str) -> TranscoderFormatError:
         """The error that says what stands at `name`."""
-        return TranscoderFormatError(
-            f"{self.where}, {name}", got=repr(self.data.get(name)), expected=expected, do=do
-        )
+        value = self.data.get(name)
+        got = repr(value)[:100] if isinstance(value, _SHOWN) else f"a {type(value).__name__}"
+        return TranscoderFormatError(f"{self.where}, {name}", got=got, expected=expected, do=do)
 
     def _typed(self, name: str, value: object, *kinds: type[T]) -> T:
         if type(value) not in kinds:

@@ -1,7 +1,17 @@
 """The published layouts, one file each. They know nothing of one another."""
 
 from tl_transcoders.hub.format import Format
+from tl_transcoders.hub.formats.dictionary_learning import DICTIONARY_LEARNING
+from tl_transcoders.hub.formats.dunefsky import DUNEFSKY
+from tl_transcoders.hub.formats.gemma_scope import GEMMA_SCOPE
+from tl_transcoders.hub.formats.llama_scope import LLAMA_SCOPE
 from tl_transcoders.hub.formats.native import NATIVE
 
-FORMATS: tuple[Format, ...] = (NATIVE,)
+FORMATS: tuple[Format, ...] = (
+    NATIVE,
+    DUNEFSKY,
+    GEMMA_SCOPE,
+    DICTIONARY_LEARNING,
+    LLAMA_SCOPE,
+)
 """In the order in which they are asked whether they recognise a folder."""
