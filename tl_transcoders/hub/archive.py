@@ -72,6 +72,8 @@ def _member(where: str, entry: ZipInfo, file: BinaryIO, size: int) -> Member:
         raise _odd(where, "a compressed member", "members stored as they are")
     if entry.flag_bits & _ENCRYPTED:
         raise _odd(where, "an encrypted member", "members stored as they are")
+    if entry.header_offset < 0:
+        raise _odd(where, "a member that lies outside the file", "one inside it")
     file.seek(entry.header_offset)
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     start = entry.header_offset + _LOCAL_HEADER.size + name + extra

@@ -14,6 +14,7 @@ from tl_transcoders.hub.archive import Member
 
 _MAX_DIMS = 8
 _MAX_STRIDE = 2**40
+_MAX_EMPTY = 2**40
 
 
 @final
@@ -34,13 +35,19 @@ class Storage:
         Raises StridesError where it leaves the storage or has more elements than it.
         """
         sizes, strides = _counts(size), _counts(stride)
-        elements = math.prod(sizes)
-        steps = zip(sizes, strides, strict=False)
-        last = offset + sum((n - 1) * step for n, step in steps) if elements else offset
-        fits = elements <= self.flat.numel() and last < self.flat.numel() + (elements == 0)
-        if len(sizes) != len(strides) or len(sizes) > _MAX_DIMS or offset < 0 or not fits:
+        if len(sizes) != len(strides) or not 0 <= offset <= self._last(sizes, strides):
             raise StridesError(f"a tensor outside its storage of {self.flat.numel():,} elements")
         return self.flat.as_strided(sizes, strides, offset)
+
+    def _last(self, sizes: tuple[int, ...], strides: tuple[int, ...]) -> int:
+        """The largest offset at which a view fits; negative where it fits nowhere."""
+        if math.prod(max(n, 1) for n in sizes) > max(self.flat.numel(), _MAX_EMPTY):
+            return -1
+        if 0 in sizes:
+            return self.flat.numel()
+        span = sum((n - 1) * step for n, step in zip(sizes, strides, strict=False))
+        fits = math.prod(sizes) <= self.flat.numel()
+        return self.flat.numel() - 1 - span if fits else -1
 
 
 def map_elements(path: Path, member: Member, dtype: torch.dtype) -> Tensor:
@@ -58,6 +65,6 @@ def map_elements(path: Path, member: Member, dtype: torch.dtype) -> Tensor:
 
 def _counts(values: tuple[object, ...]) -> tuple[int, ...]:
     counts = tuple(n for n in values if isinstance(n, int) and 0 <= n < _MAX_STRIDE)
-    if len(counts) < len(values):
-        raise StridesError("a size or a stride that is no count")
+    if len(counts) < len(values) or len(counts) > _MAX_DIMS:
+        raise StridesError("sizes or strides that are no counts, or too many")
     return counts
