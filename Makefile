@@ -5,7 +5,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 TL3  := .tl3
-PEER := .peers/sparsify
+PEER := .peers
+PEERS := sparsify sae-lens
 
 PIP_INSTALL := -m pip install --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
@@ -42,7 +43,7 @@ bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line 
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 
-peers: $(PEER)/.stamp ## peers' packages, each in its own environment, for make bench
+peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 
 example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for SmolLM2-135M
 	$(RUN) -m examples.smollm2_splice
@@ -69,9 +70,17 @@ $(TL3)/.stamp: Makefile | $(VENV)/.base
 	$(RUN) -m pip install --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
 	touch $@
 
-$(PEER)/.stamp: constraints.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python $(PIP_INSTALL) torch
-	$(PEER)/bin/python $(PIP_INSTALL) eai-sparsify
-	SPARSIFY_DISABLE_TRITON=1 $(PEER)/bin/python -c "import sparsify"
+# PACKAGE is what is installed, MODULE what must import; FREE lists the pins the peer needs at another version.
+$(PEER)/%/.stamp: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^($(FREE))==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt torch
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE)
+	SPARSIFY_DISABLE_TRITON=1 $(@D)/bin/python -c "import $(MODULE)"
 	touch $@
+
+$(PEER)/sparsify/.stamp: PACKAGE := eai-sparsify
+$(PEER)/sparsify/.stamp: MODULE := sparsify
+$(PEER)/sae-lens/.stamp: PACKAGE := sae-lens==6.54.12
+$(PEER)/sae-lens/.stamp: MODULE := sae_lens
+$(PEER)/sae-lens/.stamp: FREE := transformer-lens
