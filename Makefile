@@ -70,12 +70,13 @@ $(TL3)/.stamp: Makefile | $(VENV)/.base
 	$(RUN) -m pip install --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
 	touch $@
 
-# PACKAGE is what is installed, MODULE what must import; FREE lists the pins the peer needs at another version.
+# PACKAGE is what is installed, with beartype, which importing tests needs; MODULE is what must import then;
+# FREE lists the pins the peer needs at another version.
 $(PEER)/%/.stamp: constraints.txt
 	$(PYTHON) -m venv $(@D)
 	grep -vE '^($(FREE))==' constraints.txt > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt torch
-	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE) beartype
 	SPARSIFY_DISABLE_TRITON=1 $(@D)/bin/python -c "import $(MODULE)"
 	touch $@
 
