@@ -113,5 +113,6 @@ def threshold_of_decoder_norms(
 
     A feature whose decoder is zero is never active at a threshold of zero or more.
     """
-    norms = torch.linalg.vector_norm(W_dec, dim=-1, dtype=torch.float32)
+    precise = torch.promote_types(W_dec.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(W_dec, dim=-1, dtype=precise)
     return (threshold / norms).nan_to_num(nan=torch.inf, posinf=torch.inf).to(W_dec.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from reprlib import Repr
 from types import NoneType
 from typing import Self, TypeVar, final
 
@@ -9,8 +10,10 @@ from tl_transcoders.errors import TranscoderFormatError
 
 T = TypeVar("T")
 
-_SHOWN = (str, int, float, NoneType)
-"""Values whose text can always be made; others may be nested without end."""
+MAX_INTEGER = 2**53
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
 
 @final
@@ -22,8 +25,11 @@ class Fields:
     data: Mapping[str, object]
 
     def integer(self, name: str) -> int:
-        """An integer that must be there."""
-        return self._typed(name, self.data.get(name), int)
+        """An integer of a size that widths can have, which must be there."""
+        value = self._typed(name, self.data.get(name), int)
+        if abs(value) > MAX_INTEGER:
+            raise self.wrong(name, expected="a smaller integer", do="Correct the config.")
+        return value
 
     def text(self, name: str) -> str:
         """A string that must be there."""
@@ -41,10 +47,7 @@ class Fields:
     def number(self, name: str) -> float:
         """A number that must be there."""
         value = self._typed(name, self.data.get(name), float, int)
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise self.wrong(name, expected="a number", do="Correct the file.") from error
+        return value if isinstance(value, float) else float(self.integer(name))
 
     def nested(self, name: str) -> Self:
         """A nested object, empty where it is null or missing."""
@@ -57,16 +60,16 @@ class Fields:
         if unknown:
             raise TranscoderFormatError(
                 self.where,
-                got=f"unknown keys {unknown}",
+                got=f"unknown keys {_SHORT.repr(unknown)}",
                 expected=f"some of {sorted(known)}",
                 do="It may need a newer tl-transcoders; if the keys change nothing, remove them.",
             )
 
     def wrong(self, name: str, *, expected: str, do: str) -> TranscoderFormatError:
         """The error that says what stands at `name`."""
-        value = self.data.get(name)
-        got = repr(value)[:100] if isinstance(value, _SHOWN) else f"a {type(value).__name__}"
-        return TranscoderFormatError(f"{self.where}, {name}", got=got, expected=expected, do=do)
+        return TranscoderFormatError(
+            f"{self.where}, {name}", got=_SHORT.repr(self.data.get(name)), expected=expected, do=do
+        )
 
     def _typed(self, name: str, value: object, *kinds: type[T]) -> T:
         if type(value) not in kinds:

@@ -29,10 +29,10 @@ class Global:
 @final
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The attributes of an object whose class is only a name."""
+    """The attributes of an object whose class is only a name; they may hold one another without end, so no text shows them."""
 
     kind: Global
-    state: dict[str, object]
+    state: dict[str, object] = field(repr=False)
 
 
 def unpickle(data: bytes, where: str, storage: Callable[[object], Storage]) -> object:

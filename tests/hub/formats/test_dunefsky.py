@@ -155,7 +155,7 @@ def test_the_cache_serves_the_layers_asked_for_offline(
         ({"d_in": True}, ", cfg, d_in"),
         ({"d_sae": 12}, ", W_enc"),
         ({"d_sae": [[]]}, ", cfg, d_sae"),
-        ({"d_out": 10**200}, ", W_dec"),
+        ({"d_out": 10**200}, ", cfg, d_out"),
         ({"model_name": 3}, ", cfg, model_name"),
     ],
 )

@@ -179,6 +179,7 @@ def test_only_what_is_asked_for_is_downloaded(hub: Hub, client: Client, tmp_path
         ({"dataset_average_activation_norm": 3}, ", dataset_average_activation_norm"),
         ({"sparsity_include_decoder_norm": None}, ", sparsity_include_decoder_norm"),
         ({"jump_relu_threshold": "0.5"}, ", jump_relu_threshold"),
+        ({"jump_relu_threshold": math.nan}, ", jump_relu_threshold"),
         ({"hook_point_in": "blocks.3.hook_mlp_in"}, ", hook_point_in"),
         ({"hook_point_out": "blocks.3.hook_resid_pre"}, ", transcoder of layer 3"),
         ({"d_model": -5}, ", transcoder of layer 3"),

@@ -201,8 +201,21 @@ def test_it_is_refused(tmp_path: Path, body: bytes) -> None:
     assert list((tmp_path / "here").iterdir()) == []
 
 
+DOUBLED = several(b")q\x01" + b"h\x01h\x01\x86q\x01" * 99)
+"""A tuple of tuples, the last of which would be 2**99 characters of text."""
+
+
 @pytest.mark.parametrize(
-    "value", [RUN, RECORD, b"]" * 9999 + b"a" * 9998, tensor(), name("os", "system")]
+    "value",
+    [
+        RUN,
+        RECORD,
+        RECORD + b"}" + text("a") + DOUBLED + b"s" + BUILD,
+        DOUBLED,
+        b"]" * 9999 + b"a" * 9998,
+        tensor(),
+        name("os", "system"),
+    ],
 )
 @pytest.mark.parametrize("attribute", ["hook_point", "d_in", "model_name"])
 def test_an_attribute_that_is_something_else(tmp_path: Path, attribute: str, value: bytes) -> None:

@@ -85,10 +85,11 @@ def _read_layer(
 
 
 def _content(path: Path) -> tuple[Fields, dict[str, Tensor]]:
-    """The attributes of the config, and the weights."""
+    """The plain attributes of the config, and the weights."""
     match read_torch(path):
         case {"cfg": Record(state=state), "state_dict": dict(weights)}:
-            return Fields(f"{path.name}, cfg", state), only_tensors(path.name, weights)
+            plain = {k: v for k, v in state.items() if isinstance(v, str | int | float | None)}
+            return Fields(f"{path.name}, cfg", plain), only_tensors(path.name, weights)
     raise TranscoderFormatError(
         path.name,
         got="other content",

@@ -79,7 +79,7 @@ def llama_scope_config(fields: Fields) -> LlamaScopeConfig:
         ),
         scale_in=scale_in,
         scale_out=scale_out,
-        threshold=fields.number("jump_relu_threshold"),
+        threshold=_finite(fields, "jump_relu_threshold"),
         times_norms=_declared(fields, "sparsity_include_decoder_norm"),
         pre_bias=bias and _declared(fields, "apply_decoder_bias_to_pre_encoder"),
         bias=bias,
@@ -120,6 +120,13 @@ def _scales(fields: Fields) -> tuple[float, float]:
     root = math.sqrt(max(fields.integer("d_model"), 0))
     scale_in, scale_out = (_positive(norms, name) for name in ("in", "out"))
     return root / scale_in, root / scale_out
+
+
+def _finite(fields: Fields, name: str) -> float:
+    value = fields.number(name)
+    if not math.isfinite(value):
+        raise fields.wrong(name, expected="a finite number", do="Correct the file.")
+    return value
 
 
 def _positive(norms: Fields, name: str) -> float:
