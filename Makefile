@@ -6,7 +6,7 @@ BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 TL3  := .tl3
 PEER := .peers
-PEERS := sparsify sae-lens
+PEERS := sparsify sae-lens dictionary-learning
 
 PIP_INSTALL := -m pip install -q --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
@@ -71,12 +71,13 @@ $(TL3)/.stamp: Makefile | $(VENV)/.base
 	touch $@
 
 # PACKAGE is what is installed, with beartype, which importing tests needs; MODULE is what must import then;
-# FREE lists the pins the peer needs at another version.
+# FREE lists the pins the peer needs at another version; ALONE is installed without what it asks for.
 $(PEER)/%/.stamp: constraints.txt
 	$(PYTHON) -m venv $(@D)
 	grep -vE '^($(FREE))==' constraints.txt > $(@D)/constraints.txt
-	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt torch
-	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE) beartype
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -c $(@D)/constraints.txt torch
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE) beartype
+	$(if $(ALONE),$(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(ALONE))
 	SPARSIFY_DISABLE_TRITON=1 $(@D)/bin/python -c "import $(MODULE)"
 	touch $@
 
@@ -85,3 +86,7 @@ $(PEER)/sparsify/.stamp: MODULE := sparsify
 $(PEER)/sae-lens/.stamp: PACKAGE := sae-lens==6.54.12
 $(PEER)/sae-lens/.stamp: MODULE := sae_lens
 $(PEER)/sae-lens/.stamp: FREE := transformer-lens
+# It asks for an nnsight that no longer imports, and for packages that only its dashboards use.
+$(PEER)/dictionary-learning/.stamp: PACKAGE := nnsight==0.8.1 zstandard==0.25.0 datasets einops
+$(PEER)/dictionary-learning/.stamp: ALONE := dictionary-learning==0.1.0
+$(PEER)/dictionary-learning/.stamp: MODULE := dictionary_learning

@@ -11,7 +11,9 @@ from tl_transcoders.hub.canonical import (
     fold_decoder_norms,
     fold_input_scale,
     fold_pre_bias,
+    fold_scales,
     gated_as_jumprelu,
+    threshold_of_decoder_norms,
 )
 
 D_IN, D_OUT, FEATURES = 5, 7, 11
@@ -94,3 +96,19 @@ def test_the_comparison_sees_one_changed_weight(weights: Weights, x: Tensor) -> 
     b_enc[3] += 1e-3
     with pytest.raises(AssertionError):
         torch.testing.assert_close(pre(replace(folded, b_enc=b_enc), x), pre(weights, x - bias))
+
+
+@pytest.mark.parametrize(("scale_in", "scale_out"), [(1.7, 1.7), (1.7, 0.4)])
+def test_scales_of_input_and_output(
+    weights: Weights, x: Tensor, scale_in: float, scale_out: float
+) -> None:
+    folded = fold_scales(weights, scale_in=scale_in, scale_out=scale_out)
+    torch.testing.assert_close(output(folded, x), output(weights, scale_in * x) / scale_out)
+    assert folded.W_enc is weights.W_enc
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_a_threshold_of_decoder_norms(weights: Weights, x: Tensor, threshold: float) -> None:
+    weights.W_dec[4] = 0
+    found = pre(weights, x) > threshold_of_decoder_norms(weights.W_dec, threshold)
+    assert torch.equal(found, pre(weights, x) * weights.W_dec.norm(dim=-1) > threshold)

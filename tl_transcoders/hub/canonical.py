@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import final
 
+import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
@@ -83,3 +84,35 @@ def gated_as_jumprelu(
         b_dec=b_dec,
         threshold=(b_mag - scale * b_gate).relu(),
     )
+
+
+def fold_scales(weights: Weights, *, scale_in: float, scale_out: float) -> Weights:
+    """Read x and write y where the published weights read scale_in · x and write scale_out · y.
+
+        act(scale_in · x @ W_enc + b_enc) = scale_in · act(x @ W_enc + b_enc / scale_in)
+        b_enc' = b_enc / scale_in,   W_dec' = W_dec · scale_in / scale_out,   b_dec' = b_dec / scale_out
+
+    For ReLU and TopK, and a JumpReLU whose threshold is divided by scale_in.
+    """
+    ratio = scale_in / scale_out
+    return replace(
+        weights,
+        b_enc=weights.b_enc / scale_in,
+        W_dec=weights.W_dec if ratio == 1 else weights.W_dec * ratio,
+        b_dec=weights.b_dec / scale_out,
+        threshold=None if weights.threshold is None else weights.threshold / scale_in,
+    )
+
+
+def threshold_of_decoder_norms(
+    W_dec: Float[Tensor, "feature d_out"], threshold: float
+) -> Float[Tensor, " feature"]:
+    """One threshold for each feature, of one that pre · |W_dec| is compared with.
+
+        pre · |W_dec| > threshold   ⇔   pre > threshold / |W_dec|
+
+    A feature whose decoder is zero is never active at a threshold of zero or more.
+    """
+    precise = torch.promote_types(W_dec.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(W_dec, dim=-1, dtype=precise)
+    return (threshold / norms).nan_to_num(nan=torch.inf, posinf=torch.inf).to(W_dec.dtype)

@@ -17,7 +17,7 @@ def folders_with(files: Set[str], *names: str) -> tuple[str, ...]:
 
 def folders_named(folders: Collection[str], request: Request, where: str) -> tuple[str, ...]:
     """The folders that `request.kind`, a pattern such as `"*/seed0"`, chooses by name; raises ConfigError."""
-    _refuse_sizes(request, where)
+    refuse_sizes(request, where)
     kind = request.kind
     named = [f for f in folders if kind is None or fnmatchcase(f.rstrip("/"), kind)]
     if not named:
@@ -56,7 +56,8 @@ def _listed(folders: Collection[str]) -> str:
     return ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
 
 
-def _refuse_sizes(request: Request, where: str) -> None:
+def refuse_sizes(request: Request, where: str) -> None:
+    """Raise ConfigError where a width or an L0 is chosen, because only folders' names tell sets apart."""
     sizes = {"width": request.width, "l0": request.l0}
     given = [f"{name}={value!r}" for name, value in sizes.items() if value is not None]
     if given:

@@ -3,6 +3,7 @@
 import re
 
 from tl_transcoders._types import Site
+from tl_transcoders.hub.fields import Fields
 
 _HOOK = re.compile(r"blocks\.(\d{1,6})\.(\S+)")
 
@@ -36,3 +37,12 @@ def site_of(hook: str) -> Site | None:
 def hook_name(site: Site, layer: int) -> str:
     """The hook name of a site."""
     return f"blocks.{layer}.{_HOOKS[site]}"
+
+
+def tap(fields: Fields, name: str) -> tuple[int, Site]:
+    """Layer and site of the hook that a config names; raises TranscoderFormatError where it is none of ours."""
+    hook = split_hook(fields.text(name))
+    site = None if hook is None else site_of(hook[1])
+    if hook is None or site is None:
+        raise fields.wrong(name, expected=f"one of {KNOWN}", do="No other place can be spliced.")
+    return hook[0], site
