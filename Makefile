@@ -42,7 +42,7 @@ bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line 
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 
-peers: $(PEER)/.stamp ## peers' packages, each in its own environment, for make bench
+peers: $(PEER)/.stamp .peers/circuit-tracer/.stamp ## peers' packages, each in its own environment, for make bench
 
 example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for SmolLM2-135M
 	$(RUN) -m examples.smollm2_splice
@@ -74,4 +74,13 @@ $(PEER)/.stamp: constraints.txt
 	$(PEER)/bin/python $(PIP_INSTALL) torch
 	$(PEER)/bin/python $(PIP_INSTALL) eai-sparsify
 	SPARSIFY_DISABLE_TRITON=1 $(PEER)/bin/python -c "import sparsify"
+	touch $@
+
+# Its pins (transformers 4, transformer-lens 3) are older than constraints.txt; beartype is what tests/ needs.
+.peers/circuit-tracer/.stamp: Makefile constraints.txt
+	$(PYTHON) -m venv .peers/circuit-tracer
+	.peers/circuit-tracer/bin/python $(PIP_INSTALL) torch
+	.peers/circuit-tracer/bin/python -m pip install --disable-pip-version-check "torch==2.13.0" \
+		circuit-tracer==0.5.0 transformers==4.57.3 transformer-lens==3.2.1 "huggingface-hub<1.0" pyyaml beartype
+	.peers/circuit-tracer/bin/python -c "import circuit_tracer"
 	touch $@

@@ -1,0 +1,1 @@
+"""Tiny sets written in the layouts others publish, from a seed."""
