@@ -3,8 +3,9 @@
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -36,12 +37,19 @@ def save(transcoders: Saveable, folder: str | Path, *, overwrite: bool = False) 
     save(TranscoderSet({3: Transcoder.init(cfg, seed=0)}), "my-transcoders")
     ```
     """
+    return into_folder(folder, partial(write, as_set(transcoders)), overwrite=overwrite)
+
+
+def into_folder(
+    folder: str | Path, write_files: Callable[[Path], None], *, overwrite: bool = False
+) -> Path:
+    """`folder`, with all of what `write_files` writes or as it was; raises HubError as `save` does."""
     target = Path(folder).resolve()
     _check_target(target, overwrite)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_sibling(target) as new:
-            write(as_set(transcoders), new)
+            write_files(new)
             _exchange(new, target)
     return Path(folder)
 
