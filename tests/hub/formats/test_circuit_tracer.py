@@ -81,11 +81,17 @@ def test_every_hook_has_its_site(tmp_path: Path, hook: str, site: str) -> None:
 
 @pytest.mark.parametrize("name", ["wandb-config.yaml", "wanb-config.yaml"])
 def test_qwen3_of_mwhanna(tmp_path: Path, name: str) -> None:
-    write_set(tmp_path)
-    (tmp_path / "config.yaml").write_text("model_name: Qwen/Qwen3-0.6B\n")
-    (tmp_path / name).write_text("d_model: {desc: null, value: 5}\n")
-    cfg = load_set(tmp_path)[0].cfg
-    assert (cfg.read, cfg.write, cfg.activation) == ("mlp_in", "mlp_out_raw", tlt.ReLU())
+    folder = tmp_path / "qwen3-0.6b-transcoders"
+    write_set(folder)
+    (folder / name).write_text("d_model: {desc: null, value: 5}\n")
+    for config in ("model_name: Qwen/Qwen3-0.6B\n", None):
+        (folder / "config.yaml").unlink()
+        if config is not None:
+            (folder / "config.yaml").write_text(config)
+        transcoders = load_set(folder)
+        cfg = transcoders[0].cfg
+        assert (cfg.read, cfg.write, cfg.activation) == ("mlp_in", "mlp_out_raw", tlt.ReLU())
+        assert transcoders.origin.model_name == "Qwen/Qwen3-0.6B"
 
 
 @pytest.mark.parametrize("threshold", [False, True])

@@ -39,21 +39,23 @@ QWEN3: Mapping[str, object] = {
     "feature_input_hook": "mlp.hook_in",
     "feature_output_hook": "mlp.hook_out",
 }
-"""What mwhanna's configs mean where they say no more than `model_name`, beside the training run's own config."""
+"""What mwhanna's sets are where `config.yaml` says less or is missing, beside the training run's own config."""
 
 
 def recognises(files: Set[str]) -> bool:
-    """Whether a `config.yaml` is among them, in whichever folder."""
-    return any(PurePosixPath(name).name == CONFIG for name in files)
+    """Whether a `config.yaml` is among them, in whichever folder, or the config of mwhanna's training run."""
+    return any(PurePosixPath(name).name == CONFIG for name in files) or _is_qwen3("", files)
 
 
 def read(source: AbstractSource, request: Request) -> Loaded:
     """The set or the cross-layer transcoder of `source`, its weights mapped from the files."""
     files = next(names for names in source.listings() if recognises(names))
-    folder = choose_folder(files, request, str(source))
-    data = read_yaml(contained(source.root, f"{folder}{CONFIG}"))
-    if any(f"{folder}{name}" in files for name in WANDB):
-        data = {**QWEN3, **data}
+    folder = "" if _is_qwen3("", files) else choose_folder(files, request, str(source))
+    data: dict[str, object] = {}
+    if f"{folder}{CONFIG}" in files:
+        data = read_yaml(contained(source.root, f"{folder}{CONFIG}"))
+    if _is_qwen3(folder, files):
+        data = {**QWEN3, "model_name": _qwen3_name(source), **data}
     cfg = config_from_dict(f"{folder}{CONFIG}", data)
     match cfg.kind:
         case "transcoder_set":
@@ -68,6 +70,15 @@ CIRCUIT_TRACER = Format(
     recognises=recognises,
     read=read,
 )
+
+
+def _is_qwen3(folder: str, files: Set[str]) -> bool:
+    return any(f"{folder}{name}" in files for name in WANDB)
+
+
+def _qwen3_name(source: AbstractSource) -> str | None:
+    size = re.search(r"qwen3-([0-9.]+)b", source.name)
+    return None if size is None else f"Qwen/Qwen3-{size[1]}B"
 
 
 def _read_set(
