@@ -82,7 +82,7 @@ def _layout(place: AbstractSource) -> Format:
     files: frozenset[str] = frozenset()
     for files in place.listings():
         for layout in FORMATS:
-            if layout.recognises(files):
+            if layout.recognises(files) and layout.confirms(place):
                 return layout
     listed = sorted(files)
     shown = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
