@@ -41,6 +41,7 @@ docs: $(VENV)/.docs ## build the documentation into site/, strictly
 bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line last
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.loading
 
 peers: $(PEER)/.stamp .peers/circuit-tracer/.stamp ## peers' packages, each in its own environment, for make bench
 

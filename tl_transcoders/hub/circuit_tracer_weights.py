@@ -40,6 +40,13 @@ def read_transcoder(
     path: Path, layer: int, cfg: CircuitTracerConfig, request: Request
 ) -> Transcoder:
     """One `layer_{i}.safetensors`, mapped; `W_skip` is published `[d_out d_in]` and viewed transposed."""
+    if path.suffix != ".safetensors":
+        raise TranscoderFormatError(
+            path.name,
+            got=f"a {path.suffix or 'nameless'} file in the config's list",
+            expected="layers as .safetensors in circuit-tracer's layout",
+            do="Load the repository the list names: tl_transcoders.load(<that repository>).",
+        )
     shapes = stored_shapes(path)
     dims = _sizes(path, shapes, W_enc="W_enc", b_enc="b_enc", b_dec="b_dec")
     expected: dict[str, Dims] = {
