@@ -5,7 +5,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 TL3  := .tl3
-PEER := .peers/sparsify
+PEER := .peers
+PEERS := sparsify sae-lens circuit-tracer
 
 PIP_INSTALL := -m pip install --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
@@ -43,7 +44,7 @@ bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line 
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.loading
 
-peers: $(PEER)/.stamp .peers/circuit-tracer/.stamp ## peers' packages, each in its own environment, for make bench
+peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 
 example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for SmolLM2-135M
 	$(RUN) -m examples.smollm2_splice
@@ -70,18 +71,27 @@ $(TL3)/.stamp: Makefile | $(VENV)/.base
 	$(RUN) -m pip install --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
 	touch $@
 
-$(PEER)/.stamp: constraints.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python $(PIP_INSTALL) torch
-	$(PEER)/bin/python $(PIP_INSTALL) eai-sparsify
-	SPARSIFY_DISABLE_TRITON=1 $(PEER)/bin/python -c "import sparsify"
+# PACKAGE is what is installed, with beartype, which importing tests needs; MODULE is what must import then;
+# FREE lists the pins the peer needs at another version.
+$(PEER)/%/.stamp: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^($(FREE))==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt torch
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE) beartype
+	SPARSIFY_DISABLE_TRITON=1 $(@D)/bin/python -c "import $(MODULE)"
 	touch $@
 
+$(PEER)/sparsify/.stamp: PACKAGE := eai-sparsify
+$(PEER)/sparsify/.stamp: MODULE := sparsify
+$(PEER)/sae-lens/.stamp: PACKAGE := sae-lens==6.54.12
+$(PEER)/sae-lens/.stamp: MODULE := sae_lens
+$(PEER)/sae-lens/.stamp: FREE := transformer-lens
+
 # Its pins (transformers 4, transformer-lens 3) are older than constraints.txt; beartype is what tests/ needs.
-.peers/circuit-tracer/.stamp: Makefile constraints.txt
-	$(PYTHON) -m venv .peers/circuit-tracer
-	.peers/circuit-tracer/bin/python $(PIP_INSTALL) torch
-	.peers/circuit-tracer/bin/python -m pip install --disable-pip-version-check "torch==2.13.0" \
+$(PEER)/circuit-tracer/.stamp: Makefile constraints.txt
+	$(PYTHON) -m venv $(PEER)/circuit-tracer
+	$(PEER)/circuit-tracer/bin/python $(PIP_INSTALL) torch
+	$(PEER)/circuit-tracer/bin/python -m pip install --disable-pip-version-check "torch==2.13.0" \
 		circuit-tracer==0.5.0 transformers==4.57.3 transformer-lens==3.2.1 "huggingface-hub<1.0" pyyaml beartype
-	.peers/circuit-tracer/bin/python -c "import circuit_tracer"
+	$(PEER)/circuit-tracer/bin/python -c "import circuit_tracer"
 	touch $@

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.hub.client import Client
-from tests.hub.published.sparse_clt import FEATURE, FEATURES, LAYER, N_LAYERS, D, write_sparse_clt
+from tests.hub.sparse_clt import FEATURE, FEATURES, LAYER, N_LAYERS, D, write_sparse_clt
 from tl_transcoders.hub import load
 from tl_transcoders.transcoders import CrossLayerTranscoder, SparseFeatures
 

@@ -18,6 +18,14 @@ Dims = Mapping[str, int]
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
 def read_tensors(path: Path, shapes: Mapping[str, Dims], request: Request) -> dict[str, Tensor]:
     """Exactly the tensors named in `shapes`, backed by the file: a page is read when it is first touched.
 
@@ -105,3 +113,28 @@ def _check_finite(where: str, tensor: Tensor) -> None:
             expected="finite weights",
             do="The training diverged or the file is damaged: use another checkpoint.",
         )
+
+
+def checked(
+    where: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, Dims], request: Request
+) -> dict[str, Tensor]:
+    """Tensors already at hand, checked as `read_tensors` checks those of a file, and placed as asked for.
+
+    **Raises:** TranscoderFormatError, also where they are not all of one dtype.
+    """
+    _check_names(where, set(tensors), set(shapes))
+    for name, dims in shapes.items():
+        here, tensor = f"{where}, {name}", tensors[name]
+        _check_dtype(here, _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)))
+        _check_shape(here, tuple(tensor.shape), dims)
+        if request.verify:
+            _check_finite(here, tensor)
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.ndim}
+    if len(dtypes) > 1:
+        raise TranscoderFormatError(
+            where,
+            got=f"weights of {len(dtypes)} dtypes",
+            expected="one dtype",
+            do="Save all weights as float32 or all as bfloat16.",
+        )
+    return {name: request.place(tensor) for name, tensor in tensors.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -159,3 +160,21 @@ def test_a_list_that_points_elsewhere(hub: Hub, client: Client, tmp_path: Path) 
     (tmp_path / "list" / "config.yaml").write_text(gone)
     with pytest.raises(HubError, match="no such revision"):
         client.run(tlt.load, tmp_path / "list", trust="other/weights")
+
+
+def test_a_list_of_gemma_scope(hub: Hub, client: Client, tmp_path: Path) -> None:
+    weights = write_set(tmp_path / "unused", threshold=True)[0]
+    arrays = {name: tensor.numpy() for name, tensor in weights.items() if name != THRESHOLD}
+    arrays |= {"W_enc": arrays["W_enc"].T, "threshold": weights[THRESHOLD].numpy()}
+    folder = tmp_path / "scope" / "layer_0" / "width_16k" / "average_l0_76"
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **arrays)
+    hub.publish("google/scope", tmp_path / "scope")
+    (tmp_path / "list").mkdir()
+    entry = "hf://google/scope/layer_0/width_16k/average_l0_76/params.npz"
+    (tmp_path / "list" / "config.yaml").write_text(listing(entry))
+    loaded = client.run(tlt.load, tmp_path / "list", trust=["google/scope"])
+    x = torch.randn(3, 5)
+    pre = x @ weights["W_enc"].T + weights["b_enc"]
+    y = (pre * (pre > weights[THRESHOLD])) @ weights["W_dec"] + weights["b_dec"]
+    torch.testing.assert_close(loaded[0](x), y)

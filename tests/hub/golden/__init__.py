@@ -1,1 +1,1 @@
-"""What peers compute from the sets of `tests.hub.published`: scripts for their environments, and their outputs."""
+"""What peers' own packages compute with those sets."""

@@ -1,1 +1,1 @@
-"""Tiny sets written in the layouts others publish, from a seed."""
+"""Tiny sets in the layouts that others publish, written from a seed."""

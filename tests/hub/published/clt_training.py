@@ -9,7 +9,14 @@ from torch import Tensor
 
 N_LAYERS, D, FEATURES, K = 3, 5, 11, 2
 
+CASES = ("none", "concat", "per-layer")
+
 Weights = dict[str, Tensor]
+
+
+def write_full(folder: Path, case: str = "none") -> list[Weights]:
+    """A run of a mode with everything else there is."""
+    return write_run(folder, mode=case, skip=True, normalised=True, scaled=True)
 
 
 def write_run(

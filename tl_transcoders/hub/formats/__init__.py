@@ -3,11 +3,19 @@
 from tl_transcoders.hub.format import Format
 from tl_transcoders.hub.formats.circuit_tracer import CIRCUIT_TRACER
 from tl_transcoders.hub.formats.clt_training import CLT_TRAINING
+from tl_transcoders.hub.formats.dictionary_learning import DICTIONARY_LEARNING
+from tl_transcoders.hub.formats.dunefsky import DUNEFSKY
+from tl_transcoders.hub.formats.gemma_scope import GEMMA_SCOPE
+from tl_transcoders.hub.formats.llama_scope import LLAMA_SCOPE
 from tl_transcoders.hub.formats.native import NATIVE
 
 FORMATS: tuple[Format, ...] = (
     NATIVE,
     CIRCUIT_TRACER,
     CLT_TRAINING,
+    DUNEFSKY,
+    GEMMA_SCOPE,
+    DICTIONARY_LEARNING,
+    LLAMA_SCOPE,
 )
 """In the order in which they are asked whether they recognise a folder."""

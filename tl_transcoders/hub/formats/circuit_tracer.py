@@ -24,7 +24,8 @@ from tl_transcoders.hub.circuit_tracer_config import (
     choose_folder,
     config_from_dict,
 )
-from tl_transcoders.hub.circuit_tracer_weights import LayerFiles, read_cross_layer, read_transcoder
+from tl_transcoders.hub.circuit_tracer_cross_layer import LayerFiles, read_cross_layer
+from tl_transcoders.hub.circuit_tracer_weights import read_transcoder
 from tl_transcoders.hub.files import contained
 from tl_transcoders.hub.format import Format, Loaded
 from tl_transcoders.hub.references import Reference, fetch_references, parse_reference
@@ -114,11 +115,11 @@ def _read_cross_layer(
         )
     layers = _layers(source, f"{folder}W_enc", request)
     if layers != tuple(range(len(layers))):
-        raise ConfigError(
+        raise (TranscoderFormatError if request.layers is None else ConfigError)(
             "layers",
             got=f"layers {list(layers)} of a cross-layer transcoder",
             expected="its first layers without a gap, because every layer writes to all later ones",
-            do=f"Pass layers=range({layers[-1] + 1}), or leave layers out.",
+            do=f"Download the others, or pass layers=range({layers[-1] + 1}).",
         )
     names = [(f"{folder}W_enc_{i}.safetensors", f"{folder}W_dec_{i}.safetensors") for i in layers]
     source.fetch([name for pair in names for name in pair])

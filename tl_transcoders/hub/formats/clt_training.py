@@ -42,11 +42,11 @@ def read(source: AbstractSource, request: Request) -> CrossLayerTranscoder:
     request.refuse_variants(str(source))
     folders = _folders(names_below(source.root))
     if request.choose(folders, str(source)) != tuple(range(len(folders))):
-        raise ConfigError(
+        raise (TranscoderFormatError if request.layers is None else ConfigError)(
             "layers",
             got=f"some layers of a cross-layer transcoder of layers {sorted(folders)}",
             expected="all of them, from 0 on",
-            do="Leave layers out.",
+            do="Leave layers out, and download those that are missing.",
         )
     names = [folders[layer] for layer in range(len(folders))]
     source.fetch([RUN, *(name + WEIGHTS for name in names)])
