@@ -6,7 +6,7 @@ BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 TL3  := .tl3
 PEER := .peers
-PEERS := sparsify sae-lens dictionary-learning
+PEERS := sparsify sae-lens circuit-tracer dictionary-learning
 
 PIP_INSTALL := -m pip install -q --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
@@ -42,6 +42,7 @@ docs: $(VENV)/.docs ## build the documentation into site/, strictly
 bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line last
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.loading
 
 peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 
@@ -86,6 +87,9 @@ $(PEER)/sparsify/.stamp: MODULE := sparsify
 $(PEER)/sae-lens/.stamp: PACKAGE := sae-lens==6.54.12
 $(PEER)/sae-lens/.stamp: MODULE := sae_lens
 $(PEER)/sae-lens/.stamp: FREE := transformer-lens
+$(PEER)/circuit-tracer/.stamp: PACKAGE := circuit-tracer==0.5.0 transformers==4.57.3 transformer-lens==3.2.1 "huggingface-hub<1.0" pyyaml
+$(PEER)/circuit-tracer/.stamp: MODULE := circuit_tracer
+$(PEER)/circuit-tracer/.stamp: FREE := datasets|fsspec|huggingface_hub|tokenizers|transformer-lens|transformers
 # It asks for an nnsight that no longer imports, and for packages that only its dashboards use.
 $(PEER)/dictionary-learning/.stamp: PACKAGE := nnsight==0.8.1 zstandard==0.25.0 datasets einops
 $(PEER)/dictionary-learning/.stamp: ALONE := dictionary-learning==0.1.0

@@ -1,5 +1,6 @@
 """Transcoders from folders and hub repositories, and back."""
 
+from tl_transcoders.hub.circuit_tracer_write import save_circuit_tracer as save_circuit_tracer
 from tl_transcoders.hub.interop import from_sae_lens as from_sae_lens
 from tl_transcoders.hub.interop import from_sparsify as from_sparsify
 from tl_transcoders.hub.interop import save_sae_lens as save_sae_lens

@@ -24,6 +24,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     verify: bool = False,
+    trust: Iterable[str] = (),
 ) -> Loaded:
     """Transcoders from a folder or a hub repository.
 
@@ -40,6 +41,8 @@ def load(
     - `revision`: a branch, tag or commit of the repository.
     - `dtype`, `device`: what to convert to; a conversion copies.
     - `verify`: also compare SHA-256 sums and refuse NaN and infinite weights. Reads every byte.
+    - `trust`: further repositories that the set's config may take files from
+      (`["google/gemma-scope-2b-pt-transcoders"]`); those it names are refused otherwise.
 
     **Raises:** HubError where the place cannot be read; TranscoderFormatError where its files are not what
     they should be or lack a layer; ConfigError for arguments that no set can satisfy.
@@ -58,6 +61,7 @@ def load(
         dtype=dtype,
         device=device,
         verify=verify,
+        trust=trust,
     )
     patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
     try:
@@ -78,7 +82,7 @@ def _layout(place: AbstractSource) -> Format:
     files: frozenset[str] = frozenset()
     for files in place.listings():
         for layout in FORMATS:
-            if layout.recognises(files):
+            if layout.recognises(files) and layout.confirms(place):
                 return layout
     listed = sorted(files)
     shown = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")

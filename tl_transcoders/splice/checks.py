@@ -1,14 +1,14 @@
 """What must hold before a model is touched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from tl_transcoders._types import ERROR_POLICIES, TRANSCODER_READS, ErrorPolicy, Site
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
 from tl_transcoders.hosts import RESIDUAL_SITES, AbstractHost, site_name
+from tl_transcoders.splice.finite import check_finite, has_large_decoder
 from tl_transcoders.transcoders import (
     CrossLayerConfig,
     CrossLayerTranscoder,
@@ -118,7 +118,8 @@ def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
 
 
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
-    for name, parameter in module.named_parameters():
+    large = has_large_decoder(module)
+    for name, parameter in _parameters_of(module, layer):
         where = f"transcoder of layer {layer}, {name}"
         if parameter.device != host.device:
             raise SpliceError(
@@ -127,13 +128,16 @@ def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
                 expected=f"weights on {host.device}, where the model is",
                 do=f"Call transcoders.to({str(host.device)!r}) first.",
             )
-        if not torch.isfinite(parameter).all():
-            raise ConfigError(
-                where,
-                got="NaN or infinite values",
-                expected="finite weights",
-                do="Load or train the transcoder again.",
-            )
+        if not (large and name.startswith("W_dec")):
+            check_finite(where, parameter)
+
+
+def _parameters_of(module: nn.Module, layer: int) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a transcoder, or of one layer of a cross-layer transcoder."""
+    suffix = ""
+    if isinstance(module, CrossLayerTranscoder):
+        suffix = f".{module.layers.index(layer)}"
+    return ((name, p) for name, p in module.named_parameters() if name.endswith(suffix))
 
 
 def _check_folding(

@@ -1,6 +1,8 @@
 """The published layouts, one file each. They know nothing of one another."""
 
 from tl_transcoders.hub.format import Format
+from tl_transcoders.hub.formats.circuit_tracer import CIRCUIT_TRACER
+from tl_transcoders.hub.formats.clt_training import CLT_TRAINING
 from tl_transcoders.hub.formats.dictionary_learning import DICTIONARY_LEARNING
 from tl_transcoders.hub.formats.dunefsky import DUNEFSKY
 from tl_transcoders.hub.formats.gemma_scope import GEMMA_SCOPE
@@ -14,6 +16,8 @@ FORMATS: tuple[Format, ...] = (
     NATIVE,
     SAE_LENS,
     GEMMA_SCOPE_2,
+    CIRCUIT_TRACER,
+    CLT_TRAINING,
     SPARSIFY,
     DUNEFSKY,
     GEMMA_SCOPE,
