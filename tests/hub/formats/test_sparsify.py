@@ -163,7 +163,6 @@ def test_only_the_files_of_those_layers_are_downloaded(
     [
         ({"activation": "groupmax"}, "one feature of every group"),
         ({"signed": True}, "Negative features"),
-        ({"n_targets": 4}, "option of clt-training"),
         ({"normalize_io": True}, "option of clt-training"),
         ({"new_option": 1}, "unknown keys ['new_option']"),
         ({"k": 0}, "at least 1"),

@@ -1,5 +1,6 @@
 """A repository like google/gemma-scope-2-*: many kinds, widths and L0s of an invented model of three layers."""
 
+import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ SINGLE = (
 )
 CROSS_LAYER = ("clt/width_262k_l0_medium", "clt/width_262k_l0_medium_affine")
 
+CASES = (
+    "transcoder_all/*_small",
+    "transcoder_all/*_affine",
+    "resid_post_all/*",
+    "attn_out/*",
+    "mlp_out/*",
+    "clt/*_medium",
+    "clt/*_affine",
+)
+"""Patterns that choose one set each."""
+
 HOOKS = {
     "transcoder": ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
     "clt": ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
@@ -35,14 +47,14 @@ HOOKS = {
 }
 
 
-def write(folder: Path, *, seed: int = 0, d_out: int = D_OUT) -> None:
-    """Every set; a crosscoder stands beside them, which is none of the kinds that are read."""
+def write(folder: Path, *, case: str = "*", seed: int = 0, d_out: int = D_OUT) -> None:
+    """Every set, or that of a case; a crosscoder stands beside them, which is none of the kinds that are read."""
     generator = torch.Generator().manual_seed(seed)
     names = [name.format(layer) for name in SETS for layer in range(LAYERS)] + list(SINGLE)
-    for name in names:
+    for name in fnmatch.filter(names, case):
         _write(folder / name / "params.safetensors", tensors(name, generator, d_out=d_out))
         (folder / name / "config.json").write_text(json.dumps(config(name)))
-    for name in CROSS_LAYER:
+    for name in fnmatch.filter(CROSS_LAYER, case):
         for layer in range(LAYERS):
             made = tensors(name, generator, d_out=d_out, targets=LAYERS)
             _write(folder / name / f"params_layer_{layer}.safetensors", made)

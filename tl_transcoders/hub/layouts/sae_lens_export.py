@@ -63,8 +63,6 @@ def sae_lens_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
 
 
 def _architecture(cfg: TranscoderConfig) -> str:
-    if cfg.is_sae and cfg.skip:
-        raise _none_such(cfg, "an SAE with a skip connection")
     skip = "skip_" if cfg.skip else ""
     match cfg.activation:
         case ReLU():
@@ -73,16 +71,12 @@ def _architecture(cfg: TranscoderConfig) -> str:
             return "jumprelu" if cfg.is_sae else f"jumprelu_{skip}transcoder"
         case TopK():
             if not cfg.is_sae:
-                raise _none_such(cfg, "a TopK transcoder")
+                raise ConfigError(
+                    f"transcoder of layer {cfg.layer}",
+                    got="a TopK transcoder",
+                    expected="an architecture that SAELens has",
+                    do="It cannot be expressed there: use save.",
+                )
             return "topk"
         case _:
             assert_never(cfg.activation)
-
-
-def _none_such(cfg: TranscoderConfig, what: str) -> ConfigError:
-    return ConfigError(
-        f"transcoder of layer {cfg.layer}",
-        got=what,
-        expected="an architecture that SAELens has",
-        do="It cannot be expressed there: use save.",
-    )
