@@ -6,6 +6,7 @@ from tl_transcoders.hub import push_to_hub as push_to_hub
 from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice import Spliced as Spliced
+from tl_transcoders.splice import check as check
 from tl_transcoders.splice import splice as splice
 from tl_transcoders.training import TrainConfig as TrainConfig
 from tl_transcoders.training import train as train
@@ -32,6 +33,7 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "TranscoderSet",
+    "check",
     "evaluate",
     "load",
     "push_to_hub",

@@ -3,6 +3,7 @@
 from transformer_lens.hook_points import HookPoint as HookPoint
 
 from tl_transcoders.hosts.base import AbstractHost as AbstractHost
+from tl_transcoders.hosts.norm import Norm as Norm
 from tl_transcoders.hosts.registry import Undo as Undo
 from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
 from tl_transcoders.hosts.resolve import resolve_host as resolve_host

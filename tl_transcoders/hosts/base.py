@@ -12,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts.norm import Norm
 from tl_transcoders.hosts.recording import Recording
 from tl_transcoders.hosts.registry import Undo
 from tl_transcoders.hosts.sites import HOOK_NAMES, site_name
@@ -100,6 +101,22 @@ class AbstractHost(ABC):
     @abstractmethod
     def post_norm(self, layer: int) -> nn.Module | None:
         """The norm between the MLP module and the residual stream (Gemma), or None."""
+
+    def norm(self, layer: int) -> Norm:
+        """A copy of what ln2 multiplies and adds; raises SpliceError where the block has no ln2 or its gain was folded."""
+        found = None if self.folded else self._ln2(layer)
+        if found is None:
+            raise SpliceError(
+                f"blocks.{layer}.ln2",
+                got="a processed model, whose gains are gone" if self.folded else "no such norm",
+                expected="a raw model with a norm before its MLP",
+                do="Ask before the weights are processed (Bridge: before enable_compatibility_mode()).",
+            )
+        return found
+
+    @abstractmethod
+    def _ln2(self, layer: int) -> Norm | None:
+        """The norm before the MLP of a raw model, or None where there is none."""
 
     def post_norm_name(self, layer: int) -> str:
         """What the block calls that norm."""

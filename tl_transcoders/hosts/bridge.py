@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts.base import AbstractHost
+from tl_transcoders.hosts.norm import Norm
 from tl_transcoders.hosts.registry import (
     Undo,
     hook_points_under,
@@ -48,6 +49,18 @@ class BridgeHost(AbstractHost):
 
     def post_norm(self, layer: int) -> nn.Module | None:
         return self.block(layer)._modules.get("ln2_post")
+
+    def _ln2(self, layer: int) -> Norm | None:
+        ln2: Any = self.block(layer)._modules.get("ln2")
+        if not isinstance(gain := getattr(ln2, "weight", None), Tensor):
+            return None
+        # TransformerLens 3.9 knows the offset per model only, 4 per norm.
+        offset = getattr(ln2, "uses_weight_offset", self.model.cfg.rmsnorm_uses_offset)
+        bias = getattr(ln2.original_component, "bias", None)
+        return Norm(
+            (1 + gain if offset else gain).detach().clone(),
+            None if bias is None else bias.detach().clone(),
+        )
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts.base import AbstractHost
+from tl_transcoders.hosts.norm import Norm
 from tl_transcoders.hosts.registry import (
     Undo,
     hook_points_under,
@@ -48,6 +49,13 @@ class HookedHost(AbstractHost):
     def post_norm(self, layer: int) -> nn.Module | None:
         block: Any = self.block(layer)
         return block.ln2_post if self.model.cfg.use_normalization_before_and_after else None
+
+    def _ln2(self, layer: int) -> Norm | None:
+        ln2: Any = self.block(layer)._modules.get("ln2")
+        if not isinstance(gain := getattr(ln2, "w", None), Tensor):
+            return None
+        bias = getattr(ln2, "b", None)
+        return Norm(gain.detach().clone(), None if bias is None else bias.detach().clone())
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}
