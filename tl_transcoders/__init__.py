@@ -3,6 +3,7 @@
 from tl_transcoders.evaluation import evaluate as evaluate
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
+from tl_transcoders.hub import releases as releases
 from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice import Spliced as Spliced
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "load",
     "push_to_hub",
+    "releases",
     "save",
     "splice",
     "train",
