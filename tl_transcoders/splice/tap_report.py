@@ -14,7 +14,7 @@ UNEXPLAINED = 0.9
 BETTER = 0.75
 """Another tap is named where its FVU is at most this part of the stated tap's, and `MARGIN` lower."""
 
-MARGIN = 0.02
+MARGIN = 0.002
 
 Verdict = Literal["fits", "another tap fits", "no tap fits"]
 
