@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import HOSTS, Host, Kind, case_id, tokens
+from tests.cases import HAS_HOOKED_TRANSFORMER, HOSTS, Host, Kind, case_id, tokens
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts import Norm, resolve_host
 from tl_transcoders.splice import norms_of, splice
@@ -152,6 +152,21 @@ def test_a_mean_that_is_gone_is_refused(host: Host) -> None:
     transcoders = Kind("resid_mid", read="resid_mid").build(host.build())
     with pytest.raises(SpliceError, match="reads the mean over d_model"):
         splice(processed_twin(host), transcoders)
+
+
+@pytest.mark.skipif(not HAS_HOOKED_TRANSFORMER, reason="the Bridge does both or neither")
+@pytest.mark.parametrize("read", ["mlp_in", "resid_mid"])
+def test_gains_folded_and_means_kept(read: Any) -> None:
+    """A model processed by half: its gains are gone, its residual stream still has a mean."""
+    raw = Host("gpt2", "hooked", False)
+    half = raw.fresh()
+    half.process_weights_(fold_ln=True, center_writing_weights=False, center_unembed=False)
+    assert (resolve_host(half).folded, resolve_host(half).mean_free) == (True, False)
+    ours = Kind("k", read=read).build(raw.build())
+    close(spliced(half, ours, norms=norms(raw)), spliced(raw.build(), ours))
+    theirs = Kind("k", read=read).build(processed_twin(raw))
+    centre_writes_by_hand(theirs)
+    close(spliced(half, theirs), spliced(processed_twin(raw), theirs))
 
 
 # helpers

@@ -17,6 +17,9 @@ from tl_transcoders.hosts.recording import Recording
 from tl_transcoders.hosts.registry import Undo
 from tl_transcoders.hosts.sites import HOOK_NAMES, site_name
 
+MEAN_TOLERANCE = 1e-4
+"""Largest mean of an embedding, relative to the largest weight, that counts as zero."""
+
 
 class AbstractHost(ABC):
     """A model, seen through the words of this package.
@@ -73,7 +76,15 @@ class AbstractHost(ABC):
     @property
     @abstractmethod
     def centred(self) -> bool:
-        """Whether the norms subtract the mean (LayerNorm), so that folding also centres what is written."""
+        """Whether the norms subtract the mean (LayerNorm), so that processing may centre what is written."""
+
+    @property
+    def mean_free(self) -> bool:
+        """Whether processing took the mean over `d_model` out of what is written to the residual stream."""
+        if not self.centred:
+            return False
+        W_E = self.model.W_E
+        return bool(W_E.mean(-1).abs().max() <= MEAN_TOLERANCE * W_E.abs().max())
 
     def site_width(self, site: Site, layer: int) -> int:
         """Size of the last dimension at a site (for `z`, of all heads together)."""

@@ -74,29 +74,32 @@ def _plan(
     cfg: TranscoderConfig | CrossLayerConfig, host: AbstractHost, norms: Norms | None
 ) -> _Plan | None:
     """What to change, or None where the transcoder fits as it is."""
-    if cfg.folded == host.folded:
-        return None
-    read = "ln2_normalized" if cfg.read == "mlp_in" and cfg.folded else cfg.read
-    reads = _fold_of_reads(cfg, host, norms)
-    writes = _centre_writes if host.centred and host.folded else None
+    gain_gone = cfg.folded and not host.folded
+    read = "ln2_normalized" if cfg.read == "mlp_in" and gain_gone else cfg.read
+    trained_mean_free = cfg.folded and host.centred
+    reads = _fold_of_reads(cfg, host, norms, trained_mean_free)
+    writes = _centre_writes if host.mean_free and not trained_mean_free else None
     folds = tuple(fold for fold in (reads, writes) if fold is not None)
     return _Plan(read, folds) if folds or read != cfg.read else None
 
 
 def _fold_of_reads(
-    cfg: TranscoderConfig | CrossLayerConfig, host: AbstractHost, norms: Norms | None
+    cfg: TranscoderConfig | CrossLayerConfig,
+    host: AbstractHost,
+    norms: Norms | None,
+    trained_mean_free: bool,
 ) -> Fold | None:
     match cfg.read:
         case "mlp_in":
-            return None if cfg.folded else _FoldNorm(host, norms)
+            return _FoldNorm(host, norms) if host.folded and not cfg.folded else None
         case "ln2_normalized":
             return None
         case "z":
-            return _refuse_z
-        case _ if not host.centred:
+            return _refuse_z if cfg.folded != host.folded else None
+        case _ if trained_mean_free == host.mean_free:
             return None
         case _:
-            return _centre_reads if cfg.folded else _RequireMeanless(cfg.read)
+            return _centre_reads if trained_mean_free else _RequireMeanless(cfg.read)
 
 
 @final

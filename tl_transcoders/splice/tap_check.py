@@ -1,6 +1,6 @@
 """Measuring whether transcoders explain the MLPs at the tap their configs state."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -75,13 +75,14 @@ def measure_taps(
     progress: bool = False,
 ) -> TapReport:
     """`check` of transcoders that are known to have the model's layers and widths."""
-    found = [list(candidates(unit, host, norms)) for unit in units_of(transcoders)]
-    sites = {site for unit in found for candidate in unit for site in candidate.sites}
+    units = units_of(transcoders)
+    # Candidates are made twice and kept never, because a fold may copy an encoder.
+    sites = {site for unit in units for c in candidates(unit, host, norms) for site in c.sites}
     recorded = _record(host, sorted(sites), tokens, skip)
     rows = [
         row
-        for unit in tqdm(found, desc="check", disable=not progress)
-        for row in _rows_of(unit, recorded, host)
+        for unit in tqdm(units, desc="check", disable=not progress)
+        for row in _rows_of(unit, candidates(unit, host, norms), recorded, host)
     ]
     n_tokens = tokens.shape[0] * (tokens.shape[1] - skip)
     rows.sort(key=lambda row: row.layer)
@@ -108,8 +109,10 @@ def _record(
     return {place: torch.cat(parts) for place, parts in kept.items()}
 
 
-def _rows_of(found: list[Candidate], recorded: Recorded, host: AbstractHost) -> Iterator[LayerTaps]:
-    fits: dict[int, list[TapFit]] = {layer: [] for layer in layers_of(found[0].unit)}
+def _rows_of(
+    unit: Unit, found: Iterable[Candidate], recorded: Recorded, host: AbstractHost
+) -> Iterator[LayerTaps]:
+    fits: dict[int, list[TapFit]] = {layer: [] for layer in layers_of(unit)}
     for candidate in found:
         for layer, y_hat in _outputs(candidate.unit, recorded).items():
             for write in candidate.writes:
