@@ -103,7 +103,7 @@ def _record(
     silent = Silence(list(all_hook_points(host.model)), keep=set())
     with silent, host.recording(sites) as store:
         for prompts in tokens.split(PROMPTS_AT_ONCE):
-            host.run(prompts)
+            host.run(prompts, stop_at_layer=max(layer for layer, _ in sites) + 1)
             for place in sites:
                 kept[place].append(store[place][:, skip:].flatten(0, 1))
     return {place: torch.cat(parts) for place, parts in kept.items()}
