@@ -7,4 +7,7 @@ from tl_transcoders.hub.interop import save_sae_lens as save_sae_lens
 from tl_transcoders.hub.interop import to_sae_lens as to_sae_lens
 from tl_transcoders.hub.load import load as load
 from tl_transcoders.hub.push import push_to_hub as push_to_hub
+from tl_transcoders.hub.release import Release as Release
+from tl_transcoders.hub.release import Releases as Releases
+from tl_transcoders.hub.releases import releases as releases
 from tl_transcoders.hub.save import save as save
