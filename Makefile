@@ -5,7 +5,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 TL3  := .tl3
-PEER := .peers/sparsify
+PEER := .peers
+PEERS := sparsify sae-lens circuit-tracer dictionary-learning
 
 PIP_INSTALL := -m pip install -q --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
@@ -41,8 +42,9 @@ docs: $(VENV)/.docs ## build the documentation into site/, strictly
 bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line last
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.loading
 
-peers: $(PEER)/.stamp ## peers' packages, each in its own environment, for make bench
+peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 
 example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for SmolLM2-135M
 	$(RUN) -m examples.smollm2_splice
@@ -69,9 +71,26 @@ $(TL3)/.stamp: Makefile | $(VENV)/.base
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
 	touch $@
 
-$(PEER)/.stamp: constraints.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python $(PIP_INSTALL) torch
-	$(PEER)/bin/python $(PIP_INSTALL) eai-sparsify
-	SPARSIFY_DISABLE_TRITON=1 $(PEER)/bin/python -c "import sparsify"
+# PACKAGE is what is installed, with beartype, which importing tests needs; MODULE is what must import then;
+# FREE lists the pins the peer needs at another version; ALONE is installed without what it asks for.
+$(PEER)/%/.stamp: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^($(FREE))==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -c $(@D)/constraints.txt torch
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -c $(@D)/constraints.txt $(PACKAGE) beartype
+	$(if $(ALONE),$(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(ALONE))
+	SPARSIFY_DISABLE_TRITON=1 $(@D)/bin/python -c "import $(MODULE)"
 	touch $@
+
+$(PEER)/sparsify/.stamp: PACKAGE := eai-sparsify
+$(PEER)/sparsify/.stamp: MODULE := sparsify
+$(PEER)/sae-lens/.stamp: PACKAGE := sae-lens==6.54.12
+$(PEER)/sae-lens/.stamp: MODULE := sae_lens
+$(PEER)/sae-lens/.stamp: FREE := transformer-lens
+$(PEER)/circuit-tracer/.stamp: PACKAGE := circuit-tracer==0.5.0 transformers==4.57.3 transformer-lens==3.2.1 "huggingface-hub<1.0" pyyaml
+$(PEER)/circuit-tracer/.stamp: MODULE := circuit_tracer
+$(PEER)/circuit-tracer/.stamp: FREE := datasets|fsspec|huggingface_hub|tokenizers|transformer-lens|transformers
+# It asks for an nnsight that no longer imports, and for packages that only its dashboards use.
+$(PEER)/dictionary-learning/.stamp: PACKAGE := nnsight==0.8.1 zstandard==0.25.0 datasets einops
+$(PEER)/dictionary-learning/.stamp: ALONE := dictionary-learning==0.1.0
+$(PEER)/dictionary-learning/.stamp: MODULE := dictionary_learning

@@ -6,9 +6,11 @@ from tl_transcoders.evaluation import Report as Report
 from tl_transcoders.evaluation import evaluate as evaluate
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
+from tl_transcoders.hub import releases as releases
 from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice import Spliced as Spliced
+from tl_transcoders.splice import check as check
 from tl_transcoders.splice import splice as splice
 from tl_transcoders.splice import unsplice as unsplice
 from tl_transcoders.training import TrainConfig as TrainConfig
@@ -40,9 +42,11 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "TranscoderSet",
+    "check",
     "evaluate",
     "load",
     "push_to_hub",
+    "releases",
     "save",
     "splice",
     "train",

@@ -286,8 +286,9 @@ def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
     with pytest.raises(HubError) as caught:
         load(source)
     assert str(caught.value) == (
-        f"{source!r}: got neither an existing folder nor the name of a repository; "
-        'expected a folder, or "org/repo" with an optional "@revision". Check the path or the spelling.'
+        f"{source!r}: got neither an existing folder nor the name of a repository or a known release; "
+        'expected a folder, "org/repo" with an optional "@revision", or a name from '
+        "tl_transcoders.releases(). Check the path or the spelling."
     )
 
 

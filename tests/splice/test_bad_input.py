@@ -62,7 +62,6 @@ REFUSED: list[tuple[str, Callable[[Any], Any], dict[str, Any], type[Exception], 
     ("d_out of another model", lambda m: one(m, d_out=19), {}, ShapeError, r"got a transcoder with d_out=19"),
     ("NaN", with_nan, {}, ConfigError, r"layer 1, W_dec: got NaN or infinite values"),
     ("two dtypes", with_a_bf16_decoder, {}, ConfigError, r"layer 1: got weights of torch.bfloat16 and torch.float32"),
-    ("folding", lambda m: one(m, folded=not resolve_host(m).folded), {}, SpliceError, r"Load the model with"),
     ("another device", lambda m: one(m).to("meta"), {}, SpliceError, r"got weights on meta; expected weights on cpu"),
     ("float mask", one, {"exclude": torch.zeros(3, 7)}, ConfigError, r"exclude: got a tensor of torch.float32"),
 ]  # fmt: skip

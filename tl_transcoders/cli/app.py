@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from tl_transcoders.cli.demo import demo
+from tl_transcoders.cli.releases import releases
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
+app.command()(releases)
 
 
 def _print_version(wanted: bool) -> bool:

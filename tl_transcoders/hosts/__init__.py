@@ -14,6 +14,7 @@ from tl_transcoders.hosts.dissect import dissect as dissect
 from tl_transcoders.hosts.dissect import observe as observe
 from tl_transcoders.hosts.dissect import quiet as quiet
 from tl_transcoders.hosts.forward_pass import watch_passes as watch_passes
+from tl_transcoders.hosts.norm_weights import NormWeights as NormWeights
 from tl_transcoders.hosts.registry import Undo as Undo
 from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
 from tl_transcoders.hosts.resolve import resolve_host as resolve_host

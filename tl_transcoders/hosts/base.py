@@ -14,9 +14,13 @@ from transformer_lens.hook_points import HookPoint
 from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts.anatomy import Rotary
+from tl_transcoders.hosts.norm_weights import NormWeights
 from tl_transcoders.hosts.recording import Recording
 from tl_transcoders.hosts.registry import Undo
 from tl_transcoders.hosts.sites import HOOK_NAMES, site_name
+
+MEAN_TOLERANCE = 1e-4
+"""Largest mean of an embedding, relative to the largest weight, that counts as zero."""
 
 
 class AbstractHost(ABC):
@@ -77,7 +81,15 @@ class AbstractHost(ABC):
     @property
     @abstractmethod
     def centred(self) -> bool:
-        """Whether the norms subtract the mean (LayerNorm), so that folding also centres what is written."""
+        """Whether the norms subtract the mean (LayerNorm), so that processing may centre what is written."""
+
+    @property
+    def mean_free(self) -> bool:
+        """Whether processing took the mean over `d_model` out of what is written to the residual stream."""
+        if not self.centred:
+            return False
+        W_E = self.model.W_E
+        return bool(W_E.mean(-1).abs().max() <= MEAN_TOLERANCE * W_E.abs().max())
 
     def site_width(self, site: Site, layer: int) -> int:
         """Size of the last dimension at a site (for `z`, of all heads together)."""
@@ -109,6 +121,22 @@ class AbstractHost(ABC):
     @abstractmethod
     def post_norm(self, layer: int) -> nn.Module | None:
         """The norm between the MLP module and the residual stream (Gemma), or None."""
+
+    def norm(self, layer: int) -> NormWeights:
+        """A copy of what ln2 multiplies and adds; raises SpliceError where the block has no ln2 or its gain was folded."""
+        found = None if self.folded else self._ln2(layer)
+        if found is None:
+            raise SpliceError(
+                f"blocks.{layer}.ln2",
+                got="a processed model, whose gains are gone" if self.folded else "no such norm",
+                expected="a raw model with a norm before its MLP",
+                do="Ask before the weights are processed (Bridge: before enable_compatibility_mode()).",
+            )
+        return found
+
+    @abstractmethod
+    def _ln2(self, layer: int) -> NormWeights | None:
+        """The norm before the MLP of a raw model, or None where there is none."""
 
     def post_norm_name(self, layer: int) -> str:
         """What the block calls that norm."""

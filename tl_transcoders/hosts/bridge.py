@@ -15,6 +15,7 @@ from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts.anatomy import Rotary
 from tl_transcoders.hosts.base import AbstractHost
+from tl_transcoders.hosts.norm_weights import NormWeights
 from tl_transcoders.hosts.registry import (
     Undo,
     hook_points_under,
@@ -72,6 +73,18 @@ class BridgeHost(AbstractHost):
         if cos is None or sin is None:
             return None
         return Rotary(cos=cos[0], sin=sin[0], adjacent=False)
+
+    def _ln2(self, layer: int) -> NormWeights | None:
+        ln2: Any = self.block(layer)._modules.get("ln2")
+        if not isinstance(gain := getattr(ln2, "weight", None), Tensor):
+            return None
+        # TransformerLens 3.9 knows the offset per model only, 4 per norm.
+        offset = getattr(ln2, "uses_weight_offset", self.model.cfg.rmsnorm_uses_offset)
+        bias = getattr(ln2.original_component, "bias", None)
+        return NormWeights(
+            (1 + gain if offset else gain).detach().clone(),
+            None if bias is None else bias.detach().clone(),
+        )
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}

@@ -11,6 +11,7 @@ from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts.anatomy import Rotary
 from tl_transcoders.hosts.base import AbstractHost
+from tl_transcoders.hosts.norm_weights import NormWeights
 from tl_transcoders.hosts.registry import (
     Undo,
     hook_points_under,
@@ -72,6 +73,13 @@ class HookedHost(AbstractHost):
             sin=module.rotary_sin[:length],
             adjacent=self.model.cfg.rotary_adjacent_pairs,
         )
+
+    def _ln2(self, layer: int) -> NormWeights | None:
+        ln2: Any = self.block(layer)._modules.get("ln2")
+        if not isinstance(gain := getattr(ln2, "w", None), Tensor):
+            return None
+        bias = getattr(ln2, "b", None)
+        return NormWeights(gain.detach().clone(), None if bias is None else bias.detach().clone())
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}

@@ -21,6 +21,7 @@ class Format:
     - `name`: what messages call it.
     - `patterns`: the small files fetched before anything is decided, as glob patterns.
     - `recognises`: whether a folder of these relative file names has the layout.
+    - `confirms`: where names are not enough, whether the small files on disk say so too.
     - `read`: the transcoders; it fetches from the source the files it needs and no others.
     """
 
@@ -28,3 +29,4 @@ class Format:
     patterns: tuple[str, ...]
     recognises: Callable[[Set[str]], bool]
     read: Callable[[AbstractSource, Request], Loaded]
+    confirms: Callable[[AbstractSource], bool] = lambda _: True

@@ -9,6 +9,7 @@ from tl_transcoders.errors import HubError, TranscoderFormatError
 from tl_transcoders.hub.format import Format, Loaded
 from tl_transcoders.hub.formats import FORMATS
 from tl_transcoders.hub.place import open_source
+from tl_transcoders.hub.releases import Choice, resolve_name
 from tl_transcoders.hub.request import make_request
 from tl_transcoders.hub.source import AbstractSource
 
@@ -24,6 +25,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     verify: bool = False,
+    trust: Iterable[str] = (),
 ) -> Loaded:
     """Transcoders from a folder or a hub repository.
 
@@ -33,13 +35,17 @@ def load(
 
     **Arguments:**
 
-    - `source`: a folder, or `"org/repo"` with an optional `"@revision"`.
+    - `source`: a folder, `"org/repo"`, or the name of a release (see `tl_transcoders.releases`), the latter two
+      with an optional `"@revision"`. A folder that exists wins.
     - `layers`: which to load; all of them if left out. A cross-layer transcoder is loaded as a whole.
     - `width`, `l0`, `kind`: which set, where a repository holds several (Gemma Scope: `"16k"`, `"small"`,
-      `"transcoder_all"`).
+      `"transcoder_all"`). Where every transcoder has a folder of its own, `kind` is a pattern of their names.
+      A release's name brings its own defaults.
     - `revision`: a branch, tag or commit of the repository.
     - `dtype`, `device`: what to convert to; a conversion copies.
     - `verify`: also compare SHA-256 sums and refuse NaN and infinite weights. Reads every byte.
+    - `trust`: further repositories that the set's config may take files from
+      (`["google/gemma-scope-2b-pt-transcoders"]`); those it names are refused otherwise.
 
     **Raises:** HubError where the place cannot be read; TranscoderFormatError where its files are not what
     they should be or lack a layer; ConfigError for arguments that no set can satisfy.
@@ -50,18 +56,21 @@ def load(
     load(folder, layers=[3])[3].W_dec
     ```
     """
-    request = make_request(
-        layers=layers,
-        width=width,
-        l0=l0,
-        kind=kind,
-        dtype=dtype,
-        device=device,
-        verify=verify,
-    )
+    asked = Choice(source=source, revision=revision, width=width, l0=l0, kind=kind)
     patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
     try:
-        place = open_source(source, revision=revision, patterns=patterns)
+        choice = resolve_name(asked)
+        request = make_request(
+            layers=layers,
+            width=choice.width,
+            l0=choice.l0,
+            kind=choice.kind,
+            dtype=dtype,
+            device=device,
+            verify=verify,
+            trust=trust,
+        )
+        place = open_source(choice.source, revision=choice.revision, patterns=patterns)
         return _layout(place).read(place, request)
     except HubError:
         raise
@@ -78,7 +87,7 @@ def _layout(place: AbstractSource) -> Format:
     files: frozenset[str] = frozenset()
     for files in place.listings():
         for layout in FORMATS:
-            if layout.recognises(files):
+            if layout.recognises(files) and layout.confirms(place):
                 return layout
     listed = sorted(files)
     shown = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")

@@ -81,7 +81,7 @@ def _cross_layer_weights(transcoder: CrossLayerTranscoder, i: int) -> Weights:
 
 def _write_layer(folder: Path, layer: int, weights: Weights) -> LayerFile:
     path = folder / f"layer_{layer}.safetensors"
-    save_file(_separate(weights), path)
+    save_file(separate(weights), path)
     path.chmod(folder.stat().st_mode & 0o666)  # safetensors lets its owner only read it
     sync(path)
     return LayerFile(layer=layer, file=path.name, bytes=path.stat().st_size, sha256=sha256(path))
@@ -104,7 +104,7 @@ def _check_savable(name: str, tensor: Tensor) -> None:
     )
 
 
-def _separate(weights: Weights) -> dict[str, Tensor]:
+def separate(weights: Weights) -> dict[str, Tensor]:
     """Contiguous tensors that share no memory: safetensors refuses a decoder tied to its encoder."""
     separate: dict[str, Tensor] = {}
     for name, tensor in weights.items():

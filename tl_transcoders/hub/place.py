@@ -46,8 +46,8 @@ def is_repo_id(name: str) -> bool:
 def _neither(source: str) -> HubError:
     return HubError(
         repr(source),
-        got="neither an existing folder nor the name of a repository",
-        expected='a folder, or "org/repo" with an optional "@revision"',
+        got="neither an existing folder nor the name of a repository or a known release",
+        expected='a folder, "org/repo" with an optional "@revision", or a name from tl_transcoders.releases()',
         do="Check the path or the spelling.",
     )
 

@@ -3,14 +3,16 @@
 Tokens, the cache (HF_HOME), the address (HF_ENDPOINT) and offline mode are the client's business.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Self, final
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.hf_api import RepoFile
 
+from tl_transcoders.hub.announce import announce
 from tl_transcoders.hub.client_errors import translated
 from tl_transcoders.hub.source import AbstractSource, names_below
 
@@ -54,8 +56,15 @@ class Repository(AbstractSource):
             yield frozenset(HfApi().list_repo_files(self.repo_id, revision=self.commit))
 
     def fetch(self, names: Collection[str]) -> None:
-        """Download those of `names` that are not in the cache; raises HubError."""
+        """Download those of `names` that are not in the cache, after saying how much that is; raises HubError."""
+        missing = {name for name in names if not (self.snapshot / name).is_file()}
+        if not missing:
+            return
         with translated(str(self)):
-            snapshot_download(
-                self.repo_id, revision=self.commit, allow_patterns=[escape(name) for name in names]
-            )
+            announce(str(self), self._sizes(missing), self.snapshot)
+            patterns = [escape(name) for name in sorted(missing)]
+            snapshot_download(self.repo_id, revision=self.commit, allow_patterns=patterns)
+
+    def _sizes(self, names: Set[str]) -> list[int]:
+        tree = HfApi().list_repo_tree(self.repo_id, recursive=True, revision=self.commit)
+        return [entry.size for entry in tree if isinstance(entry, RepoFile) and entry.path in names]

@@ -19,7 +19,8 @@ class Request:
     """Which layers and which variant, as which dtype, where, and how strictly checked.
 
     `layers=None` means all of them. `width`, `l0` and `kind` choose where a repository offers several sets of
-    transcoders (Gemma Scope: `"16k"`, `"small"`, `"transcoder_all"`).
+    transcoders (Gemma Scope: `"16k"`, `"small"`, `"transcoder_all"`). `trust` names further repositories from
+    which a config may take files.
 
     **Raises:** ConfigError for an empty choice of layers or a dtype that weights cannot have.
     """
@@ -31,6 +32,7 @@ class Request:
     dtype: torch.dtype | None
     device: torch.device
     verify: bool
+    trust: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.layers is not None and not self.layers:
@@ -87,6 +89,7 @@ def make_request(
     dtype: torch.dtype | None,
     device: torch.device | str,
     verify: bool,
+    trust: Iterable[str] = (),
 ) -> Request:
     """A `Request` of the arguments of `load`."""
     return Request(
@@ -97,6 +100,7 @@ def make_request(
         dtype=dtype,
         device=_usable(device),
         verify=verify,
+        trust=frozenset([trust] if isinstance(trust, str) else trust),
     )
 
 

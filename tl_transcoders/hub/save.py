@@ -40,14 +40,24 @@ def save(transcoders: Saveable, folder: str | Path, *, overwrite: bool = False) 
     """
     saved = as_set(transcoders)
     check_named(folder, "folder")
-    target = Path(folder).resolve()
+    with new_folder(Path(folder), overwrite=overwrite) as new:
+        write(saved, new)
+    return Path(folder)
+
+
+@contextmanager
+def new_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder to write to, which takes the place of `folder` at the end and vanishes after an error.
+
+    **Raises:** HubError where `folder` is not empty, or cannot be written.
+    """
+    target = folder.resolve()
     _check_target(target, overwrite)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_sibling(target) as new:
-            write(saved, new)
+            yield new
             _exchange(new, target)
-    return Path(folder)
 
 
 def as_set(transcoders: Saveable) -> TranscoderSet | CrossLayerTranscoder:

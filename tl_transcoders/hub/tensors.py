@@ -1,7 +1,8 @@
 """Reading a safetensors file: mapped into memory, checked by its header, nothing copied."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,21 +18,45 @@ Dims = Mapping[str, int]
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
 def read_tensors(path: Path, shapes: Mapping[str, Dims], request: Request) -> dict[str, Tensor]:
     """Exactly the tensors named in `shapes`, backed by the file: a page is read when it is first touched.
 
     **Raises:** TranscoderFormatError where the file is no safetensors file, holds other names, or a tensor
     has another shape or is not floating-point; with `request.verify` also for NaN and infinity.
     """
+    with _opened(path) as file:
+        _check_names(path.name, set(file.keys()), set(shapes))
+        for name, dims in shapes.items():
+            header = file.get_slice(name)
+            where = f"{path.name}, {name}"
+            _check_dtype(where, header.get_dtype())
+            _check_shape(where, tuple(header.get_shape()), dims)
+        tensors = {name: file.get_tensor(name) for name in shapes}
+    if request.verify:
+        for name, tensor in tensors.items():
+            _check_finite(f"{path.name}, {name}", tensor)
+    return {name: request.place(tensor) for name, tensor in tensors.items()}
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a safetensors file, from its header alone; raises TranscoderFormatError."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, framework="pt") as file:
-            _check_names(path.name, set(file.keys()), set(shapes))
-            for name, dims in shapes.items():
-                header = file.get_slice(name)
-                where = f"{path.name}, {name}"
-                _check_dtype(where, header.get_dtype())
-                _check_shape(where, tuple(header.get_shape()), dims)
-            tensors = {name: file.get_tensor(name) for name in shapes}
+            yield file
     except SafetensorError as error:
         raise TranscoderFormatError(
             path.name,
@@ -39,10 +64,6 @@ def read_tensors(path: Path, shapes: Mapping[str, Dims], request: Request) -> di
             expected="a complete safetensors file",
             do="The file is truncated or damaged: delete it and download or save the set again.",
         ) from error
-    if request.verify:
-        for name, tensor in tensors.items():
-            _check_finite(f"{path.name}, {name}", tensor)
-    return {name: request.place(tensor) for name, tensor in tensors.items()}
 
 
 def _check_names(where: str, found: set[str], expected: set[str]) -> None:
@@ -92,3 +113,28 @@ def _check_finite(where: str, tensor: Tensor) -> None:
             expected="finite weights",
             do="The training diverged or the file is damaged: use another checkpoint.",
         )
+
+
+def checked(
+    where: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, Dims], request: Request
+) -> dict[str, Tensor]:
+    """Tensors already at hand, checked as `read_tensors` checks those of a file, and placed as asked for.
+
+    **Raises:** TranscoderFormatError, also where they are not all of one dtype.
+    """
+    _check_names(where, set(tensors), set(shapes))
+    for name, dims in shapes.items():
+        here, tensor = f"{where}, {name}", tensors[name]
+        _check_dtype(here, _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)))
+        _check_shape(here, tuple(tensor.shape), dims)
+        if request.verify:
+            _check_finite(here, tensor)
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.ndim}
+    if len(dtypes) > 1:
+        raise TranscoderFormatError(
+            where,
+            got=f"weights of {len(dtypes)} dtypes",
+            expected="one dtype",
+            do="Save all weights as float32 or all as bfloat16.",
+        )
+    return {name: request.place(tensor) for name, tensor in tensors.items()}

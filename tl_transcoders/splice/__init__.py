@@ -4,6 +4,13 @@ from tl_transcoders.splice.checks import check_original as check_original
 from tl_transcoders.splice.forward_state import Exclude as Exclude
 from tl_transcoders.splice.hooked_transcoder import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice.hooked_transcoder import Mode as Mode
+from tl_transcoders.splice.norms import Norms as Norms
+from tl_transcoders.splice.norms import norms_of as norms_of
+from tl_transcoders.splice.retap import retap as retap
 from tl_transcoders.splice.session import Spliced as Spliced
 from tl_transcoders.splice.session import splice as splice
 from tl_transcoders.splice.session import unsplice as unsplice
+from tl_transcoders.splice.tap_check import check as check
+from tl_transcoders.splice.tap_report import LayerTaps as LayerTaps
+from tl_transcoders.splice.tap_report import TapFit as TapFit
+from tl_transcoders.splice.tap_report import TapReport as TapReport

@@ -1,14 +1,15 @@
 """What must hold before a model is touched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from tl_transcoders._types import ERROR_POLICIES, TRANSCODER_READS, ErrorPolicy, Site
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
-from tl_transcoders.hosts import RESIDUAL_SITES, AbstractHost, site_name
+from tl_transcoders.hosts import AbstractHost, site_name
+from tl_transcoders.splice.finite import check_finite, has_large_decoder
+from tl_transcoders.splice.layer_weights import layers_of, units_of
 from tl_transcoders.transcoders import (
     CrossLayerConfig,
     CrossLayerTranscoder,
@@ -46,10 +47,34 @@ def check_base(error: ErrorPolicy) -> None:
         )
 
 
+def as_set(transcoders: Swappable) -> TranscoderSet | CrossLayerTranscoder:
+    """A single transcoder as a set of one; raises SpliceError for anything that is no transcoder."""
+    if isinstance(transcoders, Transcoder):
+        return TranscoderSet({transcoders.cfg.layer: transcoders})
+    if isinstance(transcoders, TranscoderSet | CrossLayerTranscoder):
+        return transcoders
+    raise SpliceError(
+        "splice",
+        got=f"{type(transcoders).__name__} as transcoders",
+        expected="a Transcoder, TranscoderSet or CrossLayerTranscoder",
+        do="Load them with tl_transcoders.load, or wrap a dict in TranscoderSet.",
+    )
+
+
+def check_fits(host: AbstractHost, transcoders: TranscoderSet | CrossLayerTranscoder) -> set[Place]:
+    """The places the transcoders would take; raises unless each fits its layer: see `check_transcoder`."""
+    places: set[Place] = set()
+    for unit in units_of(transcoders):
+        for layer in layers_of(unit):
+            check_transcoder(host, unit, unit.cfg, layer)
+            places |= places_of(unit.cfg, layer)
+    return places
+
+
 def check_transcoder(
     host: AbstractHost, module: nn.Module, cfg: TranscoderConfig | CrossLayerConfig, layer: int
 ) -> None:
-    """Raise unless a transcoder fits a layer of the model: layer, sites, widths, device, finite weights, folding."""
+    """Raise unless a transcoder fits a layer of the model: layer, sites, widths, device, finite weights."""
     host.check_layer(layer)
     taps: list[tuple[Site, str, int]] = [
         (cfg.read, "d_in", cfg.d_in),
@@ -65,7 +90,6 @@ def check_transcoder(
                 do="Use transcoders trained on this model.",
             )
     _check_weights(host, module, layer)
-    _check_folding(host, cfg, layer)
 
 
 def places_of(cfg: TranscoderConfig | CrossLayerConfig, layer: int) -> set[Place]:
@@ -90,8 +114,13 @@ def check_original(model: nn.Module, sites: Iterable[tuple[int, Site]]) -> None:
 
 def claim(model: nn.Module, places: set[Place]) -> None:
     """Mark places as taken; raise SpliceError where one already is."""
-    taken = _TAKEN.setdefault(model, set())
-    clash = sorted(taken & places)
+    refuse_taken(model, places)
+    _TAKEN.setdefault(model, set()).update(places)
+
+
+def refuse_taken(model: nn.Module, places: set[Place]) -> None:
+    """Raise SpliceError where one of the places is taken."""
+    clash = sorted(_TAKEN.get(model, set()) & places)
     if clash:
         layer, place = clash[0]
         raise SpliceError(
@@ -103,7 +132,6 @@ def claim(model: nn.Module, places: set[Place]) -> None:
                 "tl_transcoders.unsplice(model) if its handle is lost."
             ),
         )
-    taken |= places
 
 
 def release(model: nn.Module, places: set[Place]) -> None:
@@ -121,7 +149,8 @@ def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
     dtypes = (parameter.dtype for parameter in module.parameters())
     check_one_dtype(f"transcoder of layer {layer}", dtypes)
-    for name, parameter in module.named_parameters():
+    large = has_large_decoder(module)
+    for name, parameter in _parameters_of(module, layer):
         where = f"transcoder of layer {layer}, {name}"
         if parameter.device != host.device:
             raise SpliceError(
@@ -130,32 +159,13 @@ def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
                 expected=f"weights on {host.device}, where the model is",
                 do=f"Call transcoders.to({str(host.device)!r}) first.",
             )
-        if not torch.isfinite(parameter).all():
-            raise ConfigError(
-                where,
-                got="NaN or infinite values",
-                expected="finite weights",
-                do="Load or train the transcoder again.",
-            )
+        if not (large and name.startswith("W_dec")):
+            check_finite(where, parameter)
 
 
-def _check_folding(
-    host: AbstractHost, cfg: TranscoderConfig | CrossLayerConfig, layer: int
-) -> None:
-    same_either_way = cfg.read == "ln2_normalized" or (
-        cfg.read in RESIDUAL_SITES and not host.centred
-    )
-    if cfg.folded == host.folded or same_either_way:
-        return
-    worlds = {True: "processed (norm gains folded)", False: "raw (norm gains not folded)"}
-    raise SpliceError(
-        site_name(cfg.read, layer),
-        got=f"a {worlds[host.folded]} model and a transcoder trained on a {worlds[cfg.folded]} one",
-        expected="both of one kind, because the input of the MLP differs by the gain of ln2",
-        do=(
-            "Load the model without weight processing (Bridge: no enable_compatibility_mode; "
-            "HookedTransformer: from_pretrained_no_processing)."
-            if host.folded
-            else "Load the model with weight processing (Bridge: enable_compatibility_mode())."
-        ),
-    )
+def _parameters_of(module: nn.Module, layer: int) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a transcoder, or of one layer of a cross-layer transcoder."""
+    suffix = ""
+    if isinstance(module, CrossLayerTranscoder):
+        suffix = f".{module.layers.index(layer)}"
+    return ((name, p) for name, p in module.named_parameters() if name.endswith(suffix))

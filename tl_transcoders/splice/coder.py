@@ -1,11 +1,13 @@
 """One face for the two ways a layer can be reconstructed: from its own features, or from every earlier layer's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from tl_transcoders.splice.finite import check_written, has_large_decoder
 from tl_transcoders.splice.forward_state import ForwardState
 from tl_transcoders.transcoders import CrossLayerTranscoder, SparseFeatures, Transcoder
 
@@ -55,7 +57,8 @@ class OwnLayer:
         self.activate = transcoder.activate
         self.features = transcoder.features
         self.features_and_dense = transcoder.features_and_dense
-        self._decode = transcoder.decode
+        self._transcoder = transcoder
+        self._check = has_large_decoder(transcoder)
 
     def reconstruct(self, features: Features, unedited: Features, x: Tensor) -> Reconstruction:
         """Decode both."""
@@ -65,6 +68,12 @@ class OwnLayer:
         with torch.no_grad():
             return Reconstruction(edited, self._decode(unedited, x))
 
+    def _decode(self, features: Features, x: Tensor) -> Tensor:
+        y = self._transcoder.decode(features, x)
+        if self._check:
+            check_written(self._transcoder.cfg.layer, y, x, [features])
+        return y
+
 
 @final
 class CrossLayer:
@@ -72,6 +81,7 @@ class CrossLayer:
 
     def __init__(self, clt: CrossLayerTranscoder, layer: int, state: ForwardState) -> None:
         self._clt, self._layer, self._state = clt, layer, state
+        self._check = has_large_decoder(clt)
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Of this layer."""
@@ -94,11 +104,17 @@ class CrossLayer:
         state = self._state
         state.edited[self._layer], state.unedited[self._layer] = features, unedited
         changed = any(state.edited[i] is not state.unedited[i] for i in state.edited)
-        edited = self._clt.decode(self._layer, state.edited, x)
+        edited = self._decode(state.edited, x)
         before = edited
         if changed:
             with torch.no_grad():
-                before = self._clt.decode(self._layer, state.unedited, x)
+                before = self._decode(state.unedited, x)
         if self._layer == self._clt.layers[-1]:
             state.forget_features()
         return Reconstruction(edited, before)
+
+    def _decode(self, features: Mapping[int, Features], x: Tensor) -> Tensor:
+        y = self._clt.decode(self._layer, features, x)
+        if self._check:
+            check_written(self._layer, y, x, features.values())
+        return y

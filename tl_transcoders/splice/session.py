@@ -12,25 +12,23 @@ from tl_transcoders._types import ErrorPolicy
 from tl_transcoders.errors import ConfigError, SpliceError, UnknownLayerError
 from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, check_tokens, resolve_host
 from tl_transcoders.splice.checks import (
-    Place,
     Swappable,
+    as_set,
     check_base,
+    check_fits,
     check_policy,
-    check_transcoder,
     claim,
-    places_of,
     release,
 )
 from tl_transcoders.splice.error_term import ErrorTerm
+from tl_transcoders.splice.fit import fit
 from tl_transcoders.splice.forward_state import Exclude, exclude_to_tensor
 from tl_transcoders.splice.hooked_transcoder import HookedTranscoder, Mode
 from tl_transcoders.splice.install import Installation, install
-from tl_transcoders.transcoders import (
-    CrossLayerTranscoder,
-    Origin,
-    Transcoder,
-    TranscoderSet,
-)
+from tl_transcoders.splice.norms import Norms
+from tl_transcoders.splice.sample import sample_tokens
+from tl_transcoders.splice.tap_check import measure_taps
+from tl_transcoders.transcoders import CrossLayerTranscoder, TranscoderSet
 
 
 @final
@@ -186,6 +184,8 @@ def splice(
     error: ErrorPolicy = "drop",
     exclude: Exclude | None = None,
     base: Int[Tensor, "batch pos"] | None = None,
+    norms: Norms | None = None,
+    check: bool | Int[Tensor, "batch pos"] = False,
 ) -> Spliced:
     """Let transcoders stand where the model's MLPs stood, and SAEs where their sites are.
 
@@ -204,6 +204,11 @@ def splice(
       are the original model's and edits still propagate. `"freeze"`: as it was in a base run, given as
       `base` or later by `spliced.freeze(tokens)`.
     - `exclude`: positions left to the original MLP: `"special"` tokens, token ids, or a mask `[batch pos]`.
+    - `norms`: `norms_of(model)` from before a model was processed. Transcoders trained on a raw model are
+      folded to fit a processed one, and the reverse (`spliced.transcoders` are the fitted ones, frozen); from
+      raw to processed that takes the gains of the norms, which processing removes.
+    - `check`: whether to first measure, on these tokens (True: a few sentences), that the transcoders explain
+      the MLPs at the tap their configs state, and raise SpliceError otherwise; see `tl_transcoders.check`.
 
     **Returns:** a `Spliced`: use it as a context manager, or call `remove()`. Either restores the model
     bitwise, and leaves the user's hooks as they are. Hooks inside a replaced MLP sleep meanwhile.
@@ -218,22 +223,23 @@ def splice(
     ```
     """
     host = resolve_host(model)
-    transcoders = _as_set(transcoders)
+    transcoders = as_set(transcoders)
     check_policy(error)
     if base is not None:
         check_base(error)
         check_tokens(host, base, "base")
     excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
-    places: set[Place] = set()
-    for module, layer in _layers_of(transcoders):
-        check_transcoder(host, module, module.cfg, layer)
-        places |= places_of(module.cfg, layer)
+    places = check_fits(host, transcoders)
+    fitted = fit(transcoders, host, norms)
     with ExitStack() as stack:
         claim(model, places)
         stack.callback(release, model, places)
-        installation = install(host, transcoders, error, excluded, stack)
+        if check is not False:
+            sample = sample_tokens(host) if check is True else check
+            measure_taps(host, transcoders, sample, norms=norms).raise_if_wrong()
+        installation = install(host, fitted, error, excluded, stack)
         _prove_called(host, installation)
-        spliced = Spliced(host, transcoders, installation, stack.pop_all(), policy=error)
+        spliced = Spliced(host, fitted, installation, stack.pop_all(), policy=error)
     if base is not None:
         _or_remove(spliced, lambda: spliced.freeze(base))
     return spliced
@@ -252,27 +258,6 @@ def unsplice(model: nn.Module) -> None:
     for module in sorted(hooked, key=lambda module: module.number, reverse=True):
         if module.unsplice is not None:
             module.unsplice()
-
-
-def _as_set(transcoders: Swappable) -> TranscoderSet | CrossLayerTranscoder:
-    if isinstance(transcoders, Transcoder):
-        return TranscoderSet({transcoders.cfg.layer: transcoders}, origin=Origin())
-    if isinstance(transcoders, TranscoderSet | CrossLayerTranscoder):
-        return transcoders
-    raise SpliceError(
-        "splice",
-        got=f"{type(transcoders).__name__} as transcoders",
-        expected="a Transcoder, TranscoderSet or CrossLayerTranscoder",
-        do="Load them with tl_transcoders.load, or wrap a dict in TranscoderSet.",
-    )
-
-
-def _layers_of(
-    transcoders: TranscoderSet | CrossLayerTranscoder,
-) -> list[tuple[Transcoder | CrossLayerTranscoder, int]]:
-    if isinstance(transcoders, CrossLayerTranscoder):
-        return [(transcoders, layer) for layer in transcoders.layers]
-    return [(transcoder, layer) for layer, transcoder in transcoders.items()]
 
 
 def _prove_called(host: AbstractHost, installation: Installation) -> None:

@@ -84,9 +84,22 @@ def gather_rows(
     """y[r] = Σ_e v_e · W[f_e] over the entries of row r."""
     if not len(values):
         return weight.new_zeros(len(offsets), weight.shape[1])
-    return embedding_bag(
-        indices, weight.contiguous(), offsets, per_sample_weights=values, mode="sum"
-    )
+    indices, weight = used_rows(indices, weight)
+    return embedding_bag(indices, weight, offsets, per_sample_weights=values, mode="sum")
+
+
+def used_rows(
+    indices: Int[Tensor, " active"], weight: Float[Tensor, "feature d"]
+) -> tuple[Int[Tensor, " active"], Float[Tensor, "row d"]]:
+    """The same entries over the rows of W they use, where W does not lie row after row in memory.
+
+    embedding_bag copies such a W whole, which for one target of a published cross-layer decoder means
+    reading gigabytes for a few rows.
+    """
+    if weight.is_contiguous():
+        return indices, weight
+    used, places = indices.unique(return_inverse=True)
+    return places, weight.index_select(0, used)
 
 
 def segment_sum(
@@ -156,7 +169,8 @@ class GatherRows(Function):
         grad = grad.contiguous()
         to_values = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_values = row_dots(grad, indices, offsets, weight.contiguous())
+            places, used = used_rows(indices, weight)
+            to_values = row_dots(grad, places, offsets, used)
         if ctx.needs_input_grad[3]:
             rows = _rows(offsets, len(indices))
             to_weight = segment_sum(values, indices, rows, grad, len(weight))

@@ -1,0 +1,1 @@
+"""Every published layout against the maths, the peer and hostile files."""

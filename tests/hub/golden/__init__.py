@@ -1,0 +1,1 @@
+"""What peers' own packages compute with those sets."""

@@ -1,0 +1,1 @@
+"""Peers' objects in memory, and exports to their layouts."""

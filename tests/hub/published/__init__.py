@@ -1,0 +1,1 @@
+"""Tiny sets in the layouts that others publish, written from a seed."""

@@ -1,0 +1,95 @@
+"""Files that a config names: beside it, or in a repository by `hf://org/repo/path?revision=…`."""
+
+import posixpath
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.hub.files import contained
+from tl_transcoders.hub.place import is_repo_id
+from tl_transcoders.hub.repository import Repository
+from tl_transcoders.hub.request import Request
+from tl_transcoders.hub.source import AbstractSource
+
+SCHEME = "hf://"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A file of a repository; `repo_id=None` is the source that names it, `revision=None` its default branch."""
+
+    repo_id: str | None
+    revision: str | None
+    path: str
+
+
+def parse_reference(entry: str, folder: str) -> Reference:
+    """The file an entry names, relative to `folder` where it is no URI; raises TranscoderFormatError."""
+    if not entry.startswith(SCHEME):
+        return Reference(None, None, posixpath.join(folder, entry))
+    try:
+        parts = urlsplit(entry)
+        name, _, path = parts.path.lstrip("/").partition("/")
+        repo_id = f"{parts.netloc}/{name}"
+        revisions = parse_qs(parts.query).get("revision", [None])
+    except ValueError:
+        repo_id, path, revisions = "", "", [None]
+    if not path or not is_repo_id(repo_id):
+        raise TranscoderFormatError(
+            repr(entry[:200]),
+            got="no address of a file in a repository",
+            expected="hf://org/repo/path, with an optional ?revision=",
+            do="Correct the config.",
+        )
+    return Reference(repo_id, revisions[0], unquote(path))
+
+
+def fetch_references(
+    references: Mapping[int, Reference], source: AbstractSource, request: Request
+) -> dict[int, Path]:
+    """Bring every layer's file on disk: from `source` itself, or from a repository that `request` trusts.
+
+    **Raises:** TranscoderFormatError for a file of any other repository, before anything is fetched.
+    """
+    own = {
+        layer: Reference(None, None, ref.path) if _is_own(ref, source) else ref
+        for layer, ref in references.items()
+    }
+    _refuse_foreign(own.values(), source, request)
+    places: dict[tuple[str | None, str | None], AbstractSource] = {(None, None): source}
+    for repo_id, revision in {(ref.repo_id, ref.revision) for ref in own.values()}:
+        paths = [
+            ref.path for ref in own.values() if (ref.repo_id, ref.revision) == (repo_id, revision)
+        ]
+        if repo_id is None:
+            source.fetch(paths)
+        else:
+            place = Repository.open(repo_id, revision=revision, patterns=[])
+            place.fetch(paths)
+            places[repo_id, revision] = place
+    return {
+        layer: contained(places[ref.repo_id, ref.revision].root, ref.path)
+        for layer, ref in own.items()
+    }
+
+
+def _is_own(ref: Reference, source: AbstractSource) -> bool:
+    return ref.repo_id == source.name and ref.revision in (None, source.revision)
+
+
+def _refuse_foreign(
+    references: Collection[Reference], source: AbstractSource, request: Request
+) -> None:
+    named = {ref.repo_id for ref in references if ref.repo_id not in (None, source.name)}
+    foreign = sorted(str(repo_id) for repo_id in named - request.trust)
+    if foreign:
+        raise TranscoderFormatError(
+            str(source),
+            got=f"a config that takes files from {', '.join(foreign[:5])}",
+            expected="files of its own, or of repositories named in trust=",
+            do=f"If you trust them: load(..., trust={foreign[:5]!r}).",
+        )
