@@ -1,5 +1,17 @@
 """Swap the MLPs of a TransformerLens model for sparse transcoders and hook their features."""
 
+from tl_transcoders.circuits.interventions import Ablate as Ablate
+from tl_transcoders.circuits.interventions import Add as Add
+from tl_transcoders.circuits.interventions import Intervened as Intervened
+from tl_transcoders.circuits.interventions import Patch as Patch
+from tl_transcoders.circuits.interventions import Scale as Scale
+from tl_transcoders.circuits.interventions import Set as Set
+from tl_transcoders.circuits.interventions import intervene as intervene
+from tl_transcoders.circuits.interventions import intervening as intervening
+from tl_transcoders.circuits.nodes import Error as Error
+from tl_transcoders.circuits.nodes import Feature as Feature
+from tl_transcoders.circuits.nodes import Head as Head
+from tl_transcoders.circuits.nodes import Mlp as Mlp
 from tl_transcoders.evaluation import evaluate as evaluate
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
@@ -20,12 +32,22 @@ from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
 
 __all__ = [
+    "Ablate",
+    "Add",
     "BatchTopK",
     "CrossLayerConfig",
     "CrossLayerTranscoder",
+    "Error",
+    "Feature",
+    "Head",
     "HookedTranscoder",
+    "Intervened",
     "JumpReLU",
+    "Mlp",
+    "Patch",
     "ReLU",
+    "Scale",
+    "Set",
     "Spliced",
     "TopK",
     "TrainConfig",
@@ -33,6 +55,8 @@ __all__ = [
     "TranscoderConfig",
     "TranscoderSet",
     "evaluate",
+    "intervene",
+    "intervening",
     "load",
     "push_to_hub",
     "save",

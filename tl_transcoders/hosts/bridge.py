@@ -10,6 +10,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+from transformers import Cache
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
@@ -67,6 +68,10 @@ class BridgeHost(AbstractHost):
         if cos is None or sin is None:
             return None
         return Rotary(cos=cos[0], sin=sin[0], adjacent=False)
+
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
+        return caches[0].get_seq_length(layer) if caches else 0
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}

@@ -70,6 +70,10 @@ class HookedHost(AbstractHost):
             adjacent=self.model.cfg.rotary_adjacent_pairs,
         )
 
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        entry = kwargs.get("past_kv_cache_entry")
+        return 0 if entry is None else entry.past_keys.shape[1]
+
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}
 

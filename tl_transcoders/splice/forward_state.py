@@ -25,6 +25,11 @@ class ForwardState:
         self._exclude = exclude
         self._tokens: Tensor | None = None
 
+    @property
+    def masks(self) -> bool:
+        """Whether it excludes by a mask, which fits one batch of prompts only."""
+        return self._exclude is not None and self._exclude.dtype == torch.bool
+
     def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The embedding's forward pre-hook: take this pass' tokens."""
         self.forget_features()
