@@ -85,7 +85,7 @@ class Logits:
 Node = Embed | Head | KeyValue | Feature | Error | Mlp | Logits
 Path = tuple[Node, ...]
 
-_FORMS: Final[Mapping[str, Callable[..., Node]]] = {
+_FORMS: Mapping[str, Callable[..., Node]] = {
     r"embed": Embed,
     r"logits": Logits,
     r"a(\d+)\.h(\d+)": lambda layer, head, pos: Head(layer, head, None, pos),

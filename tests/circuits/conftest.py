@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the run-time type checker, as users run it: the package's own errors speak."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
