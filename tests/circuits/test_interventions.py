@@ -391,6 +391,7 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("edits", "message"), BAD, ids=[m[:24] for _, m in BAD])
 @pytest.mark.parametrize("constrained", [False, True])
 def test_bad_edits_are_refused(edits: Any, message: str, constrained: bool) -> None:
@@ -402,6 +403,7 @@ def test_bad_edits_are_refused(edits: Any, message: str, constrained: bool) -> N
         tlt.intervene(spliced, tokens(), edits, constrained=constrained)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_model_that_is_not_spliced_is_refused() -> None:
     model = HOSTS[0].build()
     with pytest.raises(errors.SpliceError, match="got TransformerBridge; expected a model spl"):
@@ -412,6 +414,7 @@ def test_a_model_that_is_not_spliced_is_refused() -> None:
         tlt.intervene(spliced, tokens(), {})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_metrics_of_another_shape_are_refused() -> None:
     model = HOSTS[0].build()
     with splice(model, TOPK.build(model)) as spliced:

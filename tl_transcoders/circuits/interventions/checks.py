@@ -28,7 +28,7 @@ def check_spliced(spliced: object) -> None:
     )
 
 
-def check_edit(spliced: Spliced, node: Node, edit: Edit) -> Editable:
+def check_edit(spliced: Spliced, node: Any, edit: Any) -> Editable:
     """The node, where the model has it and the edit fits it; raises ConfigError, ShapeError or SpliceError."""
     if not isinstance(edit, get_args(Edit)):
         raise ConfigError(
@@ -42,7 +42,7 @@ def check_edit(spliced: Spliced, node: Node, edit: Edit) -> Editable:
     return found
 
 
-def _editable(spliced: Spliced, node: Node) -> Editable:
+def _editable(spliced: Spliced, node: Any) -> Editable:
     match node:
         case Feature(layer, index):
             _check_coder(spliced, node, layer)

@@ -3,11 +3,10 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
-from jaxtyping import Float, Int
 from torch import Tensor
 
-Value = float | Float[Tensor, "*axes"]
-Tokens = str | Int[Tensor, "batch pos"]
+Value = float | Tensor
+Tokens = str | Tensor
 
 
 @final
