@@ -159,21 +159,3 @@ def write_path(path: Path) -> str:
 def at(node: Node, pos: int | None) -> Node:
     """The same node at another position, or at all of them."""
     return replace(node, pos=pos)
-
-
-def depth(node: Node) -> float:
-    """Where a node stands on the way through the model: a sender comes before a receiver of greater depth.
-
-    Attention of layer l stands at l + ¼ and what follows it at l + ¾.
-    """
-    match node:
-        case Embed():
-            return -1.0
-        case Head(layer) | KeyValue(layer):
-            return layer + 0.25
-        case Feature(layer) | Error(layer) | Mlp(layer):
-            return layer + 0.75
-        case Logits():
-            return float("inf")
-        case _:
-            assert_never(node)

@@ -5,7 +5,7 @@ The host computes the same, once; here any part of it can be computed again, for
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +16,9 @@ from tl_transcoders.splice.trace.swap import Features, Swap, product
 from tl_transcoders.transcoders import SparseFeatures
 
 Spot = Literal[
-    "resid_pre", "q_in", "k_in", "v_in", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
-    "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_out", "resid_post", "logits_in",
+    "embed", "resid_pre", "q_in", "k_in", "v_in", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
+    "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_in", "sae_out", "resid_post",
+    "logits_in",
 ]  # fmt: skip
 """Where a pass can be visited; `q_in, k_in, v_in, mlp_in, logits_in` are the residual stream as one reader sees it."""
 
@@ -102,6 +103,8 @@ class Forward:
     ) -> Float[Tensor, "row pos d_model"]:
         """The residual stream after the blocks `start` to `stop`, from what enters the first of them."""
         coded = Coded(start)
+        if start == 0:
+            x = self.visit("embed", 0, x)
         for layer in range(start, self.model.n_layers if stop is None else stop):
             x = self._block(layer, x, coded)
         return x
@@ -124,7 +127,7 @@ class Forward:
         return self.visit("resid_post", layer, self._sae("resid_post", layer, mid + out, coded))
 
     def _attention(self, block: Block, layer: int, x: Tensor, coded: "Coded") -> Tensor:
-        z = self._frozen("z", layer) if self._freezes_attention else self._z(block, layer, x)
+        z = self._frozen("z", layer) if self._freezes_attention else self.z(layer, x)
         visited = self.visit("z", layer, z)
         coder = self.model.saes.get(layer)
         coded_here = coder is not None and coder.site in ("z", "attn_out")
@@ -135,7 +138,11 @@ class Forward:
         out = out if block.ln1_post is None else block.ln1_post(out)
         return self.visit("attn_out", layer, self._sae("attn_out", layer, out, coded))
 
-    def _z(self, block: Block, layer: int, x: Tensor) -> Tensor:
+    def z(
+        self, layer: int, x: Float[Tensor, "row pos d_model"]
+    ) -> Float[Tensor, "row pos head d_head"]:
+        """What the heads of a layer mix, from the residual stream they read."""
+        block = self.model.anatomy.blocks[layer]
         attention, wiring = block.attention, self.wirings[layer]
         first = 0 if self.frozen is None else self.frozen.rows.first
         readers = [self.visit(spot, layer, x) for spot in ("q_in", "k_in", "v_in")]
@@ -163,6 +170,7 @@ class Forward:
         swap = self.model.saes.get(layer)
         if swap is None or swap.site != site:
             return x
+        x = self.visit("sae_in", layer, x)
         frozen = self.frozen is not None and (
             self.frozen.mlps or (self.frozen.attention and site in ("z", "attn_out"))
         )
@@ -211,10 +219,8 @@ class Forward:
             return out
         assert self.frozen is not None
         for source in swap.sources:
-            base = LazyRows(self.frozen.values["features", source], self.frozen.rows)
-            changed = self.visit("features", source, base)
-            if changed is not base:
-                out = out + (changed - base.dense()) @ swap.decoder(source)
+            change = self.visit("features", source, NO_CHANGE)
+            out = out + change.through(swap.decoder(source)) if change is not NO_CHANGE else out
         if ("error", swap.layer) not in self.frozen.values:
             return out
         error = self._frozen("error", swap.layer)
@@ -266,15 +272,19 @@ class Coded:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LazyRows:
-    """Features of a base run at some rows, made dense only where somebody asks."""
+class FeatureChange:
+    """By how much a visit changes some of the features that a pass holds frozen."""
 
-    features: SparseFeatures
-    rows: Rows
+    index: Int[Tensor, "row n"]
+    delta: Float[Tensor, "row pos n"]
 
-    def dense(self) -> Float[Tensor, "row pos feature"]:
-        """The dense tensor."""
-        return self.rows.of(self.features.to_dense())
+    def through(self, decoder: Float[Tensor, "feature d"]) -> Float[Tensor, "row pos d"]:
+        """What the change writes."""
+        return torch.einsum("rpn,rnd->rpd", self.delta, decoder[self.index])
+
+
+NO_CHANGE: Final = FeatureChange(torch.empty(0, 0, dtype=torch.long), torch.empty(0, 0, 0))
+"""What a visit of `features` is shown, and returns to leave them, where they are frozen."""
 
 
 def _once(norm: Callable[[Tensor], Tensor], readers: list[Tensor]) -> list[Tensor]:

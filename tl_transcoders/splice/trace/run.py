@@ -27,7 +27,7 @@ TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-3}
 KEPT: Final[frozenset[Spot]] = frozenset(
     {
         "resid_pre", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
-        "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_out", "resid_post",
+        "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_in", "sae_out", "resid_post",
     }
 )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Run:
     spliced: Spliced
     model: TracedModel
     wirings: tuple[Wiring, ...]
+    embed: Float[Tensor, "batch pos d_model"]
     tokens: Int[Tensor, "batch pos"]
     excluded: Bool[Tensor, "batch pos"] | None
     values: Mapping[tuple[Spot, int], Any]
@@ -54,6 +55,17 @@ class Run:
     def shape(self) -> tuple[int, int]:
         """Prompts and positions."""
         return self.tokens.shape[0], self.tokens.shape[1]
+
+    def entering(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that enters a block."""
+        return self.embed if layer == 0 else self.values["resid_post", layer - 1]
+
+    def column(self, layer: int, index: int) -> Float[Tensor, "batch pos"]:
+        """The activations of one feature."""
+        features: SparseFeatures = self.values["features", layer]
+        found = features.indices == index
+        flat = features.values.new_zeros(self.tokens.numel())
+        return flat.index_put((features.rows()[found],), features.values[found]).view(self.shape)
 
     @property
     def resid_final(self) -> Float[Tensor, "batch pos d_model"]:
@@ -124,6 +136,7 @@ def capture(spliced: Spliced, tokens: Int[Tensor, "batch pos"]) -> Run:
         spliced=spliced,
         model=model,
         wirings=seen.wirings,
+        embed=seen.embed,
         tokens=tokens,
         excluded=excluded,
         values=values,

@@ -39,16 +39,43 @@ class Swap:
         return cfg.read if cfg.read == cfg.write else None
 
     def read(
-        self, block: Block, x: Float[Tensor, "batch pos d_model"]
+        self,
+        block: Block,
+        x: Float[Tensor, "batch pos d_model"],
+        scale: Float[Tensor, "batch pos 1"] | None = None,
     ) -> Float[Tensor, "batch pos d_in"]:
-        """What the transcoder reads, of the residual stream its MLP reads."""
+        """What the transcoder reads, of the residual stream its MLP reads; `scale` stands for the norm's own σ."""
         match self.coder.cfg.read:
             case "mlp_in":
-                return block.ln2(x)
+                return block.ln2(x, scale)
             case "ln2_normalized":
-                return block.ln2.normalized(x)
+                return block.ln2.normalized(x, scale)
             case _:
                 return x
+
+    def encoder(
+        self, index: int
+    ) -> tuple[Float[Tensor, " d_in"], Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """Encoder, bias and threshold of one feature."""
+        weights = (self.coder.W_enc, self.coder.b_enc, self.coder.threshold)
+        if isinstance(self.coder, CrossLayerTranscoder):
+            i = self.coder.layers.index(self.layer)
+            W_enc, b_enc, threshold = (None if w is None else w[i] for w in weights)
+        else:
+            W_enc, b_enc, threshold = weights
+        assert isinstance(W_enc, Tensor)
+        assert isinstance(b_enc, Tensor)
+        theta = threshold[index] if isinstance(threshold, Tensor) else None
+        return W_enc[:, index], b_enc[index], theta
+
+    def pre_activations(
+        self, x: Float[Tensor, "batch pos d_in"]
+    ) -> Float[Tensor, "batch pos feature"]:
+        """Dense pre-activations."""
+        x = x.to(self.coder.W_enc[0].dtype)
+        if isinstance(self.coder, CrossLayerTranscoder):
+            return self.coder.pre_activations(self.layer, x)
+        return self.coder.pre_activations(x)
 
     def encode(self, x: Float[Tensor, "batch pos d_in"]) -> Features:
         """Feature activations."""
