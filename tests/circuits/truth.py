@@ -227,6 +227,7 @@ def feature_driven_query() -> Truth:
                 0.0,
             ),
         },
+        linear={"embed->f0.0": 0.0},
     )
 
 

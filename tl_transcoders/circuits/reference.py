@@ -10,7 +10,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, assert_never, final
 from warnings import catch_warnings, filterwarnings
 
@@ -45,6 +45,20 @@ Put = Callable[[Tensor], Tensor]
 Edits = Mapping[Place, Sequence[Put]]
 Metric = Callable[[Float[Tensor, "batch pos vocab"]], Float[Tensor, " batch"]]
 
+CODED: Final[Mapping[Part, str]] = {
+    "read": "hook_in",
+    "pre": "hook_pre",
+    "features": "hook_post",
+    "error": "hook_error",
+}
+NAMES: Final[Mapping[Part, str]] = {
+    "embed": "blocks.0.hook_resid_pre",
+    **{part: f"blocks.{{layer}}.attn.hook_{part}" for part in ("q", "k", "v", "z")},
+    **{part: f"blocks.{{layer}}.{part}" for part in ("ln1.hook_scale", "ln2.hook_scale")},
+    "ln_final.hook_scale": "ln_final.hook_scale",
+}
+ATTENTION: Final = 0.25
+MLP: Final = 0.75
 SCALES: Final[tuple[Part, ...]] = ("ln1.hook_scale", "ln2.hook_scale", "ln_final.hook_scale")
 
 
@@ -114,13 +128,12 @@ class Runner:
     def everything(self) -> list[Place]:
         """Every place."""
         parts: tuple[Part, ...] = ("q", "k", "v", "z", "mlp_in", "mlp_out", *SCALES[:2])
-        coded: tuple[Part, ...] = ("read", "pre", "features", "error")
         return [
             ("embed", 0),
             ("final", 0),
             ("ln_final.hook_scale", 0),
             *((part, layer) for layer in range(self.spliced.host.n_layers) for part in parts),
-            *((part, layer) for layer in self.spliced.layers for part in coded),
+            *((part, layer) for layer in self.spliced.layers for part in CODED),
         ]
 
     def run(
@@ -174,31 +187,17 @@ class Runner:
     def _module(self, place: Place) -> nn.Module:
         part, layer = place
         host = self.spliced.host
+        if part in CODED:
+            return getattr(self.spliced.hooked[layer], CODED[part])
         match part:
-            case "embed":
-                return host.hook_point("resid_pre", 0)
-            case "final":
-                return host.model.ln_final
-            case "ln_final.hook_scale":
-                return host.model.hook_dict[part]
-            case "q" | "k" | "v" | "z":
-                return host.model.hook_dict[f"blocks.{layer}.attn.hook_{part}"]
-            case "ln1.hook_scale" | "ln2.hook_scale":
-                return host.model.hook_dict[f"blocks.{layer}.{part}"]
             case "mlp_in":
                 return host.mlp(layer)
             case "mlp_out":
                 return host.hook_point("mlp_out", layer)
-            case "read":
-                return self.spliced.hooked[layer].hook_in
-            case "pre":
-                return self.spliced.hooked[layer].hook_pre
-            case "features":
-                return self.spliced.hooked[layer].hook_post
-            case "error":
-                return self.spliced.hooked[layer].hook_error
+            case "final":
+                return host.model.ln_final
             case _:
-                assert_never(part)
+                return host.model.hook_dict[NAMES[part].format(layer=layer)]
 
 
 @final
@@ -216,9 +215,7 @@ class PathPatch:
     def response(self, receiver: Node, senders: Sequence[Node]) -> Tensor:
         """What a receiver becomes at all positions: step 1. For logits, the last residual stream."""
         place = _place_of(receiver)
-        edits = self._frozen(
-            thawed=place[1] if place[0] in ("features", "error", "mlp_out") else None
-        )
+        edits = self._frozen(receiver, senders)
         for sender in senders:
             sent = _sending_place(sender)
             edits[sent].append(_put(sender, self.theirs[sent]))
@@ -230,16 +227,44 @@ class PathPatch:
         self, receivers: Sequence[Node], responses: Mapping[Node, Tensor]
     ) -> Float[Tensor, "batch pos vocab"]:
         """Logits with receivers at these values and everything after them computed: step 2."""
-        edits = self._errors_in_step(live=self.errors)
-        for receiver in sorted(receivers, key=_layer_of):
-            for place, put in self._received(receiver, responses, edits):
-                edits[place].append(put)
+        edits = self._errors(self.errors, after=min(map(_depth, receivers)))
+        private: dict[Head, list[Node]] = defaultdict(list)
+        for receiver in sorted(receivers, key=_depth):
+            match receiver:
+                case Logits():
+                    change = _only(receiver, responses[receiver] - self.ours["final", 0])
+                    edits["final", 0].append(lambda value, change=change: value + change)
+                case Head(layer, head, "k" | "v") if self._heads_per_group > 1:
+                    private[Head(layer, head)].append(receiver)
+                case _:
+                    edits[_place_of(receiver)].append(_put(receiver, responses[receiver]))
+        for writer in sorted(private, key=_depth):
+            self._let_one_head_see(writer, private[writer], responses, edits)
         return self.runner.run(self.base, edits, [])[0]
 
-    def _frozen(self, *, thawed: int | None) -> defaultdict[Place, list[Put]]:
+    def _let_one_head_see(
+        self,
+        writer: Head,
+        readers: Sequence[Node],
+        responses: Mapping[Node, Tensor],
+        edits: defaultdict[Place, list[Put]],
+    ) -> None:
+        """No hook reaches one query head's copy of the keys: let its whole group have them, and keep that head's z."""
+        own = edits.copy()
+        for reader in readers:
+            place = _place_of(reader)
+            group = KeyValue(writer.layer, writer.head // self._heads_per_group, "k", reader.pos)
+            grouped = responses[reader][:, :, [group.group]].expand_as(responses[reader])
+            own[place] = [*own.get(place, ()), _put(group, grouped)]
+        z = ("z", writer.layer)
+        edits[z].append(_put(writer, self.runner.run(self.base, own, [z])[1][z]))
+
+    def _frozen(self, receiver: Node, senders: Sequence[Node]) -> defaultdict[Place, list[Put]]:
         """Heads at their base values, and unless MLPs may respond those too, but for the receiver's own."""
+        part, layer = _place_of(receiver)
+        thawed = layer if part in ("features", "error", "mlp_out") else None
         wang = self.freeze == "wang"
-        edits = self._errors_in_step(live=self.errors if wang else "freeze", but=thawed)
+        edits = self._errors(self.errors if wang else "freeze", after=min(map(_depth, senders)))
         held: set[Part] = {"z"} if wang else {"z", "mlp_in", "read"}
         if self.freeze == "linear":
             held |= set(SCALES)
@@ -249,41 +274,20 @@ class PathPatch:
                 edits[place].append(_always(value))
         return edits
 
-    def _errors_in_step(
-        self, *, live: Errors, but: int | None = None
-    ) -> defaultdict[Place, list[Put]]:
+    def _errors(self, policy: Errors, *, after: float) -> defaultdict[Place, list[Put]]:
         edits: defaultdict[Place, list[Put]] = defaultdict(list)
-        if live != "live":
+        if policy != "live":
             for place, value in self.ours.items():
-                if place[0] == "error" and place[1] != but:
-                    edits[place].append(_always(value * 0 if live == "zero" else value))
+                if place[0] == "error" and place[1] + MLP > after:
+                    edits[place].append(_always(value * 0 if policy == "zero" else value))
         return edits
 
     def _gated(self, place: Place, edits: Edits) -> Tensor:
-        """act + gate · (pre′ − pre): the base gate, and a pre-activation under the base norm scale."""
+        """act + gate · (changed pre − pre): the base gate, and a pre-activation under the base norm scale."""
         pre: Place = ("pre", place[1])
         changed = self.runner.run(self.base, edits, [pre])[1][pre]
         gate = self.ours[place] != 0
         return self.ours[place] + gate * (changed - self.ours[pre])
-
-    def _received(
-        self, receiver: Node, responses: Mapping[Node, Tensor], edits: Edits
-    ) -> list[tuple[Place, Put]]:
-        place, response = _place_of(receiver), responses[receiver]
-        match receiver:
-            case Logits():
-                change = response - self.ours[place]
-                return [(place, lambda value: value + _only(receiver, change))]
-            case Head(layer, head, "k" | "v") if self._heads_per_group > 1:
-                # No hook reaches one query head's copy of the keys: let the whole group have them, and keep its z.
-                group = replace(receiver, head=head // self._heads_per_group)
-                own = {**edits, place: [*edits.get(place, ()), _put(group, response)]}
-                z = self.runner.run(self.base, own, [("z", layer)])[1]["z", layer]
-                return [(("z", layer), _put(Head(layer, head), z))]
-            case Head():
-                return [(place, _put(receiver, response))]
-            case _:
-                return [(place, _put(receiver, response))]
 
     @property
     def _heads_per_group(self) -> int:
@@ -294,14 +298,18 @@ def _normal(node: Node, length: int) -> Node:
     return node if node.pos is None else at(node, node.pos % length)
 
 
-def _layer_of(node: Node) -> float:
+def _depth(node: Node) -> float:
     match node:
         case Embed():
-            return -1
+            return -1.0
+        case Head(layer) | KeyValue(layer):
+            return layer + ATTENTION
+        case Feature(layer) | Error(layer) | Mlp(layer):
+            return layer + MLP
         case Logits():
             return float("inf")
         case _:
-            return node.layer
+            assert_never(node)
 
 
 def _place_of(node: Node) -> Place:
