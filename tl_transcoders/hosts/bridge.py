@@ -6,11 +6,10 @@ Hugging Face layer), and its hook points are listed in `_hook_registry`.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
-from transformers import Cache
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import SpliceError
@@ -22,6 +21,15 @@ from tl_transcoders.hosts.registry import (
     name_hook_points,
     rename_under,
 )
+
+
+@runtime_checkable
+class KeyValueCache(Protocol):
+    """Hugging Face's, seen without importing it."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many positions it holds for a layer."""
+        ...
 
 
 @final
@@ -70,7 +78,7 @@ class BridgeHost(AbstractHost):
         return Rotary(cos=cos[0], sin=sin[0], adjacent=False)
 
     def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-        caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
+        caches = [value for value in (*args, *kwargs.values()) if isinstance(value, KeyValueCache)]
         return caches[0].get_seq_length(layer) if caches else 0
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
