@@ -7,7 +7,7 @@ RUN  := $(BIN)/python
 TL3  := .tl3
 PEER := .peers/sparsify
 
-PIP_INSTALL := -m pip install --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := -m pip install -q --disable-pip-version-check -c constraints.txt
 ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
 
 .DEFAULT_GOAL := help
@@ -66,7 +66,7 @@ $(VENV)/.test $(VENV)/.docs $(VENV)/.lint: $(VENV)/.%: $(VENV)/.base
 # transformer-lens 3.9.0 over the same environment: it needs one package that 4.3 does not.
 $(TL3)/.stamp: Makefile | $(VENV)/.base
 	rm -rf $(TL3)
-	$(RUN) -m pip install --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --target $(TL3) transformer-lens==3.9.0 better-abc==0.0.3
 	touch $@
 
 $(PEER)/.stamp: constraints.txt

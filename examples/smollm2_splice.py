@@ -86,7 +86,7 @@ def train(
         skip=True,
         n_tokens=n_tokens,
         exclude=(BOS,),
-        dead_after=200_000,
+        dead_after=min(200_000, n_tokens // 4),
         checkpoint=str(checkpoints),
         checkpoint_every=100,
     )

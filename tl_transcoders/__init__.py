@@ -12,6 +12,9 @@ from tl_transcoders.circuits.nodes import Error as Error
 from tl_transcoders.circuits.nodes import Feature as Feature
 from tl_transcoders.circuits.nodes import Head as Head
 from tl_transcoders.circuits.nodes import Mlp as Mlp
+from tl_transcoders.evaluation import Effect as Effect
+from tl_transcoders.evaluation import LayerReport as LayerReport
+from tl_transcoders.evaluation import Report as Report
 from tl_transcoders.evaluation import evaluate as evaluate
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
@@ -19,8 +22,10 @@ from tl_transcoders.hub import save as save
 from tl_transcoders.splice import HookedTranscoder as HookedTranscoder
 from tl_transcoders.splice import Spliced as Spliced
 from tl_transcoders.splice import splice as splice
+from tl_transcoders.splice import unsplice as unsplice
 from tl_transcoders.training import TrainConfig as TrainConfig
 from tl_transcoders.training import train as train
+from tl_transcoders.training import train_cross_layer as train_cross_layer
 from tl_transcoders.transcoders import BatchTopK as BatchTopK
 from tl_transcoders.transcoders import CrossLayerConfig as CrossLayerConfig
 from tl_transcoders.transcoders import CrossLayerTranscoder as CrossLayerTranscoder
@@ -37,15 +42,18 @@ __all__ = [
     "BatchTopK",
     "CrossLayerConfig",
     "CrossLayerTranscoder",
+    "Effect",
     "Error",
     "Feature",
     "Head",
     "HookedTranscoder",
     "Intervened",
     "JumpReLU",
+    "LayerReport",
     "Mlp",
     "Patch",
     "ReLU",
+    "Report",
     "Scale",
     "Set",
     "Spliced",
@@ -62,4 +70,6 @@ __all__ = [
     "save",
     "splice",
     "train",
+    "train_cross_layer",
+    "unsplice",
 ]

@@ -11,6 +11,9 @@ class TLTranscodersError(Exception):
         super().__init__(f"{where}: got {got}; expected {expected}. {do}")
         self.where, self.got, self.expected, self.do = where, got, expected, do
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
     def __reduce__(self) -> tuple[object, ...]:
         fields = {"got": self.got, "expected": self.expected, "do": self.do}
         return _rebuild, (type(self), self.where, fields), self.__dict__
@@ -24,6 +27,10 @@ def _rebuild(
 
 class ConfigError(TLTranscodersError, ValueError):
     """A value that no transcoder, splice or training run can have."""
+
+
+class UnknownLayerError(ConfigError, KeyError):
+    """A layer that a set of transcoders, a splice or a report does not hold."""
 
 
 class ShapeError(TLTranscodersError, ValueError):

@@ -397,7 +397,7 @@ def test_a_model_that_is_not_spliced_is_refused() -> None:
         tlt.intervene(model, tokens(), {})
     spliced = splice(model, TOPK.build(model))
     spliced.remove()
-    with pytest.raises(errors.SpliceError, match="got a splice that was removed"):
+    with pytest.raises(errors.SpliceError, match="got a splice that is already removed"):
         tlt.intervene(spliced, tokens(), {})
 
 

@@ -17,9 +17,14 @@ def test_the_demo_prints_its_parts() -> None:
         "greater-than score",
         "KL(original",
         "Features at the last position",
+        "the first 5 of",
         "switched off",
+        "years up to 42",
+        "push the answer above 42",
     ):
-        assert part in result.output
+        assert part in " ".join(result.output.split())
+    for noise in ("Origin", "<|"):
+        assert noise not in result.output
 
 
 def test_version() -> None:

@@ -39,7 +39,7 @@ def test_the_spliced_model_keeps_the_score(kind: Kind) -> None:
     with splice(model, load_transcoders(kind)) as spliced:
         assert mean_score(model, HELD_OUT[:6]) > KEPT[kind]
         report = evaluate(spliced, training_tokens(16, seed=-2), batch_size=16)
-    assert all(layer.fvu < 0.1 for layer in report.layers)
+    assert all(layer.fvu < 0.1 for layer in report.layers.values())
     assert torch.equal(model(PROMPT), before)
 
 

@@ -13,9 +13,16 @@ import torch
 from jaxtyping import TypeCheckError
 
 from tests.cases import FEATURES, HOSTS, Host, Kind, case_id, randomise, tokens
-from tl_transcoders.errors import ConfigError, ShapeError, SpliceError, TLTranscodersError
+from tl_transcoders.errors import (
+    ConfigError,
+    ShapeError,
+    SpliceError,
+    TLTranscodersError,
+    UnknownLayerError,
+)
+from tl_transcoders.evaluation import evaluate
 from tl_transcoders.hosts import resolve_host
-from tl_transcoders.splice import HookedTranscoder, splice
+from tl_transcoders.splice import HookedTranscoder, Mode, splice, unsplice
 from tl_transcoders.transcoders import (
     CrossLayerConfig,
     CrossLayerTranscoder,
@@ -43,11 +50,18 @@ def with_nan(model: Any) -> Transcoder:
     return transcoder
 
 
+def with_a_bf16_decoder(model: Any) -> Transcoder:
+    transcoder = one(model)
+    transcoder.W_dec.data = transcoder.W_dec.data.bfloat16()
+    return transcoder
+
+
 REFUSED: list[tuple[str, Callable[[Any], Any], dict[str, Any], type[Exception], str]] = [
     ("layer out of range", lambda m: one(m, layer=3), {}, SpliceError, r"layer 3: got a model of 3 layers"),
     ("d_in of another model", lambda m: one(m, d_in=19), {}, ShapeError, r"got a transcoder with d_in=19; expected d_in=20"),
     ("d_out of another model", lambda m: one(m, d_out=19), {}, ShapeError, r"got a transcoder with d_out=19"),
     ("NaN", with_nan, {}, ConfigError, r"layer 1, W_dec: got NaN or infinite values"),
+    ("two dtypes", with_a_bf16_decoder, {}, ConfigError, r"layer 1: got weights of torch.bfloat16 and torch.float32"),
     ("folding", lambda m: one(m, folded=not resolve_host(m).folded), {}, SpliceError, r"Load the model with"),
     ("another device", lambda m: one(m).to("meta"), {}, SpliceError, r"got weights on meta; expected weights on cpu"),
     ("float mask", one, {"exclude": torch.zeros(3, 7)}, ConfigError, r"exclude: got a tensor of torch.float32"),
@@ -158,9 +172,62 @@ def test_freezing_needs_a_base_run_of_the_same_shape() -> None:
             model(tokens(1, 5))
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: s.__enter__(),
+        lambda s: s.freeze(tokens()),
+        lambda s: s.running(Mode.ORIGINAL).__enter__(),
+        lambda s: s.keeping_error().__enter__(),
+        lambda s: evaluate(s, tokens()),
+    ],
+    ids=["enter", "freeze", "running", "keeping_error", "evaluate"],
+)
+def test_a_removed_splice_is_of_no_more_use(use: Callable[[Any], Any]) -> None:
+    model = HOSTS[0].build()
+    with splice(model, TOPK.build(model), error="freeze") as spliced:
+        assert repr(spliced) == "Spliced(TransformerBridge, layers=[0, 1, 2])"
+    assert repr(spliced) == "Spliced(TransformerBridge, layers=[0, 1, 2], removed)"
+    with pytest.raises(SpliceError, match=r"removed.*got a splice that is already removed"):
+        use(spliced)
+
+
+@every_host
+def test_unsplice_removes_every_splice_whose_handle_is_lost(host: Host) -> None:
+    model = host.build()
+    base, names = model(tokens()).detach(), list(model.hook_dict)
+    splice(model, TOPK.build(model).select([0, 2]), exclude="special")
+    splice(model, Kind("s", read="resid_post", write="resid_post").build(model))
+    with pytest.raises(
+        SpliceError, match=r"tl_transcoders\.unsplice\(model\) if its handle is lost"
+    ):
+        splice(model, TOPK.build(model))
+    unsplice(model)
+    assert list(model.hook_dict) == names
+    assert torch.equal(model(tokens()), base)
+    unsplice(model)
+
+
+def test_generating_with_a_frozen_error_says_what_works() -> None:
+    model = HOSTS[0].build()
+    with (
+        splice(model, TOPK.build(model), error="freeze", base=tokens(1)),
+        pytest.raises(ShapeError, match=r"To generate.*error='keep' or 'drop'"),
+    ):
+        model.generate(tokens(1), max_new_tokens=3, verbose=False, stop_at_eos=False)
+
+
 def test_no_layers() -> None:
     with pytest.raises(ConfigError, match="got no layers; expected at least one"):
         TranscoderSet({})
+
+
+def test_a_set_is_a_mapping_also_where_it_holds_nothing() -> None:
+    transcoders = TOPK.build(HOSTS[0].build())
+    assert 9 not in transcoders
+    assert transcoders.get(9) is None
+    with pytest.raises(UnknownLayerError, match=r"^transcoder set: got layer 9; expected one of"):
+        transcoders[9]
 
 
 def test_a_key_that_is_not_the_layer() -> None:
@@ -184,6 +251,9 @@ def test_a_layer_the_set_does_not_hold() -> None:
         ({"read": "mlp_input"}, "mlp_input"),
         ({"read": "resid_pre"}, r"got read='resid_pre', write='mlp_out_raw'"),
         ({"read": "mlp_out_raw"}, r"got read='mlp_out_raw'"),
+        ({"read": "resid_post"}, r"For an SAE also set write='resid_post'"),
+        ({"write": "resid_post"}, r"For an SAE also set read='resid_post'"),
+        ({"read": "z", "write": "z", "skip": True}, r"layer 0: got skip=True for an SAE"),
     ],
 )
 def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:

@@ -37,6 +37,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "TrainConfig.bandwidth: got 0.1 with ReLU(); expected None",
     ),
     "window": ({"bandwidth": 0.0, "activation": JumpReLU()}, "TrainConfig.bandwidth: got 0.0"),
+    "sae": ({"read": "resid_post"}, "TrainConfig: got read='resid_post', write='mlp_out_raw'; exp"),
+    "sae, what to do": ({"read": "z"}, "For an SAE also set write='z'."),
+    "sae with a skip": (
+        {"read": "z", "write": "z", "skip": True},
+        "TrainConfig: got skip=True for an SAE",
+    ),
+    "never dead": (
+        {"dead_after": 100, "n_tokens": 100},
+        "TrainConfig.dead_after: got 100 for a run of 100 tokens; expected fewer tokens",
+    ),
     "unit norm": ({"unit_norm_decoder": True}, "TrainConfig.unit_norm_decoder: got True with TopK"),
 }
 
@@ -58,6 +68,14 @@ def test_unknown_and_positional_options() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig(n_features=64).lr = 0.1
+
+
+def test_when_a_feature_is_dead() -> None:
+    assert TrainConfig(n_features=64).silence == 1_000_000
+    assert TrainConfig(n_features=64, n_tokens=10_000_000).silence == 1_000_000
+    assert TrainConfig(n_features=64, n_tokens=1000).silence == 250
+    assert TrainConfig(n_features=64, n_tokens=1000, dead_after=999).silence == 999
+    assert TrainConfig(n_features=64, n_tokens=10, dead_after=99, auxk=0.0).silence == 99
 
 
 def test_learning_rate() -> None:

@@ -1,6 +1,8 @@
 """`train` on a tiny model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.cases import BOS, D_MODEL, FEATURES, HOSTS, Host
+from tests.cases import BOS, D_MODEL, FEATURES, HOSTS, Host, Kind
 from tests.training.models import CONTEXT, config, model, tokens
-from tl_transcoders.errors import ConfigError, TLTranscodersError
+from tl_transcoders.errors import ConfigError, SpliceError, TLTranscodersError
 from tl_transcoders.hosts import resolve_host
-from tl_transcoders.training import StepReport, losses, train
+from tl_transcoders.splice import splice
+from tl_transcoders.training import StepReport, losses, train, train_cross_layer
 from tl_transcoders.training.stream import Position, batches, count_tokens
 from tl_transcoders.transcoders import BatchTopK, JumpReLU, ReLU, TopK, TranscoderSet
 
@@ -154,7 +157,8 @@ def test_training_ends_at_n_tokens_or_with_the_stream() -> None:
         return seen[-1]
 
     assert 300 <= last(300, tokens()) < 300 + 73
-    assert last(10_000, iter([tokens()])) == LEARNABLE
+    with pytest.warns(UserWarning, match=f"{LEARNABLE} of TrainConfig.n_tokens=10000"):
+        assert last(10_000, iter([tokens()])) == LEARNABLE
 
 
 @pytest.mark.parametrize(
@@ -178,6 +182,18 @@ BAD = {
     ),
     "only excluded": ({"config": config(exclude=tuple(range(53)))}, "the 0 tokens there are"),
     "endless": ({"tokens": iter([tokens()])}, "got None with an iterable of tokens"),
+    "used up": (
+        {"tokens": iter([]), "config": config(n_tokens=9)},
+        "tokens: got an iterable without a token to learn from; expected 9 of them",
+    ),
+    "all excluded": (
+        {"tokens": iter([tokens()]), "config": config(n_tokens=9, exclude=tuple(range(53)))},
+        "got an iterable without a token to learn from",
+    ),
+    "no folder": (
+        {"config": {"checkpoint": ""}},
+        "TrainConfig.checkpoint: got ''; expected a folder",
+    ),
     "floats": ({"tokens": tokens().float()}, "got torch.float32 of shape (60, 16)"),
     "floats in an iterable": (
         {"tokens": no_tokens(), "config": config(n_tokens=9)},
@@ -194,17 +210,91 @@ BAD = {
 }
 
 
+def made(given: Any) -> Any:
+    return config(**given) if isinstance(given, dict) else given
+
+
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = {"model": model(), "layers": [1], "config": config(), "tokens": tokens(), **change}
     with pytest.raises(TLTranscodersError) as raised:
-        train(given.pop("model"), **given)
+        train(given.pop("model"), **{**given, "config": made(given["config"])})
     assert message in str(raised.value)
+
+
+def test_gradients_are_taken_where_the_caller_takes_none() -> None:
+    expected = train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+    with torch.no_grad():
+        found = train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+    assert_same_bytes(weights(found, 1), weights(expected, 1))
+    with torch.inference_mode(), pytest.raises(ConfigError, match=r"inside torch\.inference_mode"):
+        train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("host", [host for host in HOSTS if host.architecture == "gpt2"], ids=str)
+def test_dropout_does_not_reach_what_is_learnt(host: Host) -> None:
+    subject = host.fresh()
+    given = config(n_tokens=300)
+    expected = train(subject, layers=[1], config=given, tokens=tokens())
+    subject.train()
+    host_modules = list(resolve_host(subject).modules())
+    for module in host_modules:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    modes = [module.training for module in host_modules]
+    assert any(modes)
+    found = train(subject, layers=[1], config=given, tokens=tokens())
+    assert_same_bytes(weights(found, 1), weights(expected, 1))
+    assert [module.training for module in host_modules] == modes
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     with pytest.raises(ConfigError, match=r"training, step \d+: got FVU (nan|inf)"):
         train(model(), layers=[1], config=config(lr=1e38, warmup=0.0), tokens=tokens())
+
+
+@pytest.mark.parametrize(
+    ("spliced", "options", "place"),
+    [
+        ({}, {}, "mlp_in"),
+        ({}, {"read": "ln2_normalized"}, "mlp_out_raw"),
+        ({}, {"read": "mlp_out", "write": "mlp_out"}, "mlp_out"),
+        ({"read": "resid_mid", "write": "resid_mid"}, {"read": "resid_mid"}, "resid_mid"),
+    ],
+)
+def test_a_spliced_transcoder_is_not_learnt(
+    spliced: dict[str, Any], options: dict[str, Any], place: str
+) -> None:
+    inner = Kind("t", TopK(5), layers=(1,), **spliced).build(model())
+    given = config(n_tokens=64, **options)
+    with splice(model(), inner):
+        with pytest.raises(SpliceError, match=f"layer 1, {place}: got a splice that stands there"):
+            train(model(), layers=[0, 1], config=given, tokens=tokens())
+        assert train(model(), layers=[2], config=given, tokens=tokens()).layers == (2,)
+        if given.read != given.write:
+            with pytest.raises(SpliceError, match="layer 1"):
+                train_cross_layer(model(), layers=[1, 2], config=given, tokens=tokens())
+
+
+def test_dead_features_are_helped_in_a_short_run() -> None:
+    short = config(n_tokens=256, exclude=())
+    plain = train(model(), layers=[1], config=replace(short, auxk=0.0), tokens=tokens())
+    helped = train(model(), layers=[1], config=short, tokens=tokens())
+    asked = train(model(), layers=[1], config=replace(short, dead_after=64), tokens=tokens())
+    assert not torch.equal(plain[1].W_dec, helped[1].W_dec)
+    assert torch.equal(helped[1].W_dec, asked[1].W_dec)
+    with pytest.raises(ConfigError, match=r"dead_after: got 960 for a run of 960 tokens"):
+        train(model(), layers=[1], config=config(exclude=(), dead_after=960), tokens=tokens())
+
+
+def test_a_model_in_a_folder_is_recorded_without_its_path(tmp_path: Path) -> None:
+    subject, given = HOSTS[0].fresh(), config(n_tokens=64)
+    subject.cfg.model_name = str(tmp_path / "my-model")
+    found = train(subject, layers=[1], config=given, tokens=tokens())
+    assert found.origin.model_name == "my-model"
+    together = train_cross_layer(subject, config=given, tokens=tokens())
+    assert together.origin.model_name == "my-model"
 
 
 def test_features_are_as_many_as_asked() -> None:

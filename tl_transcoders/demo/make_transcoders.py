@@ -70,10 +70,11 @@ def measure(
     with splice(model, transcoders) as spliced:
         report = evaluate(spliced, training_tokens(128, seed=-2), batch_size=64)
         score = mean_score(model)
+    layers = report.layers.values()
     return {
-        "fvu": [round(layer.fvu, 4) for layer in report.layers],
-        "l0": [round(layer.l0, 1) for layer in report.layers],
-        "dead": [round(layer.dead, 4) for layer in report.layers],
+        "fvu": [round(layer.fvu, 4) for layer in layers],
+        "l0": [round(layer.l0, 1) for layer in layers],
+        "dead": [round(layer.dead, 4) for layer in layers],
         "loss_original": round(report.original.loss, 4),
         "loss_spliced": round(report.spliced.loss, 4),
         "kl": round(report.spliced.kl, 4),

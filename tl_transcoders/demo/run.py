@@ -15,8 +15,10 @@ from tl_transcoders.evaluation import Report, evaluate
 from tl_transcoders.splice import Mode, Spliced, splice
 
 YEAR = 42
-_YEARS = set(two_digit_ids().tolist())
-N_FEATURES = 8
+N_FEATURES = 5
+_TWO_DIGITS = two_digit_ids().tolist()
+_YEARS = set(_TWO_DIGITS)
+_IMPOSSIBLE = _TWO_DIGITS[: YEAR + 1]
 
 
 def run(console: Console) -> None:
@@ -24,18 +26,18 @@ def run(console: Console) -> None:
     model = load_model()
     tokens = model.to_tokens(PROMPT)
     console.rule("What the model predicts")
-    console.print(f"[bold]{PROMPT}[/]…", _prediction(model, model), sep="\n")
-    console.print(f"Σ p(>{YEAR}) − Σ p(≤{YEAR}) = {prompt_score(model, model):.3f}\n")
+    console.print(f"[bold]{PROMPT}[/]…", _prediction(model, model), _SCORE_LEGEND, sep="\n")
+    console.print(f"Here: {prompt_score(model, model):.3f}\n")
     with splice(model, load_transcoders("skip")) as spliced:
         console.rule("Transcoders in the place of all MLPs")
         report = evaluate(spliced, training_tokens(64, seed=-2), batch_size=64)
-        console.print(spliced.transcoders, comparison(spliced, report), _legend(report), sep="\n")
+        console.print(_kind(spliced), comparison(spliced, report), _legend(report), sep="\n")
         ranked = by_effect(model, active_features(spliced, tokens))
         console.rule("Features at the last position")
         console.print(feature_table(model, ranked), _FEATURES_LEGEND, sep="\n")
         strongest = ranked[0][0]
         console.rule(f"{strongest.name} switched off")
-        console.print(switched_off(model, strongest))
+        console.print(switched_off(model, strongest), conclusion(model, strongest), sep="\n")
     console.print("The transcoders are out again, and the model is what it was.")
 
 
@@ -61,26 +63,43 @@ def feature_table(model: Any, ranked: list[tuple[ActiveFeature, float]]) -> Tabl
     title = f"the first {N_FEATURES} of {len(ranked)} active features"
     table = Table("feature", "activation", "score lost", "raises", "lowers, of years", title=title)
     for feature, loss in ranked[:N_FEATURES]:
-        order = feature.push.argsort(descending=True).tolist()
-        years = [token for token in reversed(order) if token in _YEARS]
-        table.add_row(
-            feature.name,
-            f"{feature.activation:.2f}",
-            f"{loss:+.3f}",
-            _words(model, order[:6]),
-            _words(model, years[:6]),
-        )
+        raised = raised_tokens(model, feature)
+        years = [token for token in feature.push.argsort().tolist() if token in _YEARS]
+        cells = (feature.name, f"{feature.activation:.2f}", f"{loss:+.3f}")
+        table.add_row(*cells, _words(model, raised), _words(model, years[:6]))
     return table
+
+
+def raised_tokens(model: Any, feature: ActiveFeature) -> list[int]:
+    """The six tokens it pushes up most; special ones, which no text goes on with, left out."""
+    special = set(model.tokenizer.all_special_ids)
+    order = feature.push.argsort(descending=True).tolist()
+    return [token for token in order if token not in special][:6]
 
 
 def switched_off(model: Any, feature: ActiveFeature) -> Table:
-    """The prediction and the score of the spliced model, with and without one feature."""
+    """The answer of the spliced model, with and without one feature."""
     both: tuple[Logits, Logits] = (model, feature.without(model))
     table = Table("spliced model", "as it is", f"{feature.name} = 0", show_lines=True)
-    table.add_row("prediction", *(_prediction(model, logits) for logits in both))
-    table.add_row(f"score, YY = {YEAR}", *(f"{prompt_score(model, f):.3f}" for f in both))
-    table.add_row("score, all YY", *(f"{mean_score(logits):.3f}" for logits in both))
+    table.add_row("most likely next", *(_prediction(model, logits) for logits in both))
+    for name, ids in _watched(model, feature).items():
+        table.add_row(f"p({name})", *(f"{_share(model, f, ids):.1%}" for f in both))
+    table.add_row("score of this prompt", *(f"{prompt_score(model, f):.3f}" for f in both))
+    table.add_row("score of all prompts", *(f"{mean_score(logits):.3f}" for logits in both))
     return table
+
+
+def conclusion(model: Any, feature: ActiveFeature) -> str:
+    """What the difference says, in a sentence."""
+    without = feature.without(model)
+    changes = [
+        f"{name} from {_share(model, model, ids):.1%} to {_share(model, without, ids):.1%}"
+        for name, ids in _watched(model, feature).items()
+    ]
+    return (
+        f"Without {feature.name} the probability goes, for {' and for '.join(changes)}: it is one of the features "
+        f"that push the answer above {YEAR}, and others do the rest.\n"
+    )
 
 
 def prompt_score(model: Any, logits: Logits) -> float:
@@ -88,6 +107,17 @@ def prompt_score(model: Any, logits: Logits) -> float:
     with torch.no_grad():
         last = logits(model.to_tokens(PROMPT))[:, -1]
     return float(greater_than_score(last, torch.tensor([YEAR])))
+
+
+def _watched(model: Any, feature: ActiveFeature) -> dict[str, list[int]]:
+    raised = raised_tokens(model, feature)
+    return {_words(model, raised): raised, f"years up to {YEAR}": _IMPOSSIBLE}
+
+
+def _share(model: Any, logits: Logits, ids: list[int]) -> float:
+    """The probability of these tokens together, next after the prompt."""
+    with torch.no_grad():
+        return float(logits(model.to_tokens(PROMPT))[0, -1].softmax(-1)[ids].sum())
 
 
 def _scores(spliced: Spliced) -> list[float]:
@@ -111,17 +141,31 @@ def _words(model: Any, ids: list[int]) -> str:
     return " ".join(model.tokenizer.decode([token]).strip() for token in ids)
 
 
-def _legend(report: Report) -> str:
-    fvu = ", ".join(f"{layer.fvu:.3f}" for layer in report.layers)
+def _kind(spliced: Spliced) -> str:
+    layers, first = spliced.layers, next(iter(spliced.hooked.values())).transcoder
     return (
-        f"Loss and KL on {report.n_tokens:,} tokens. Score: Σ p(>YY) − Σ p(≤YY), the mean over YY = 01 … 98 and "
-        f"{len(HELD_OUT)} pairs of noun and century without a span in training. Ablated MLPs return 0. "
+        f"Layers {layers[0]} to {layers[-1]}, each {first.cfg.d_in} → {first.cfg.n_features} features → "
+        f"{first.cfg.d_out}, {first.cfg.activation}, with a skip connection."
+    )
+
+
+_SCORE_LEGEND = (
+    f"Greater-than score: the probability of all years above {YEAR}, less that of all years up to {YEAR}; "
+    "1 is always right."
+)
+
+
+def _legend(report: Report) -> str:
+    fvu = ", ".join(f"{layer.fvu:.3f}" for layer in report.layers.values())
+    return (
+        f"Loss and KL on {report.n_tokens:,} tokens. Score: the mean over all prompts, years 01 … 98 and "
+        f"{len(HELD_OUT)} pairs of noun and century that had no span in training. Ablated MLPs return 0. "
         f"Fraction of variance unexplained by layer: {fvu}.\n"
     )
 
 
 _FEATURES_LEGEND = (
-    f"Score lost: what Σ p(>{YEAR}) − Σ p(≤{YEAR}) of this prompt loses when the feature is set to 0 at every position. "
-    "Raises, lowers: the tokens it pushes most, by activation · W_dec @ W_U through the final norm with its scale "
-    "held; strongest first.\n"
+    "f3.402 is feature 402 of layer 3. Score lost: of this prompt, when the feature is set to 0 at every position. "
+    "Raises, lowers: the tokens it pushes most by its decoder row, through the final norm with its scale held; "
+    "strongest first.\n"
 )

@@ -6,21 +6,54 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-def next_token_loss(
-    logits: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch next"]:
-    """−log p(tokens[t + 1] | tokens[≤ t]) in nats."""
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    return -log_p.gather(-1, tokens[:, 1:, None])[..., 0]
+ROWS = 64
+"""Rows of logits that are compared at once, so that what lies between two passes over them stays in the cache."""
 
 
-def divergence(
-    original: Float[Tensor, "batch pos vocab"], other: Float[Tensor, "batch pos vocab"]
-) -> Float[Tensor, "batch pos"]:
-    """KL(original ‖ other) in nats."""
-    p, q = original.float().log_softmax(-1), other.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+@final
+class Predictions:
+    """The original model's predictions for a batch, which others are compared with.
+
+        loss[b, t] = −log p(tokens[b, t + 1] | tokens[b, ≤ t])        KL = Σ p_original · (log p_original − log p)
+
+    both in nats.
+    """
+
+    def __init__(
+        self, logits: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"]
+    ) -> None:
+        self._shape = tokens.shape
+        # The last token of a prompt predicts nothing; any target will do there.
+        self._following = tokens.roll(-1, dims=1).reshape(-1, 1)
+        self._log_p = _rows(logits).float().log_softmax(-1)
+
+    def loss(self) -> Float[Tensor, "batch next"]:
+        """The loss of the original itself."""
+        return self._as_loss(-self._log_p.gather(-1, self._following))
+
+    def compare(
+        self, logits: Float[Tensor, "batch pos vocab"]
+    ) -> tuple[Float[Tensor, "batch next"], Float[Tensor, "batch pos"]]:
+        """The loss of other logits, and KL(original ‖ other)."""
+        losses, divergences = [], []
+        parts = zip(
+            _rows(logits).split(ROWS),
+            self._log_p.split(ROWS),
+            self._following.split(ROWS),
+            strict=True,
+        )
+        for other, log_p, following in parts:
+            log_q = other.float().log_softmax(-1)
+            losses.append(-log_q.gather(-1, following))
+            divergences.append((log_p - log_q).mul_(log_p.exp()).sum(-1))
+        return self._as_loss(torch.cat(losses)), torch.cat(divergences).view(self._shape)
+
+    def _as_loss(self, values: Float[Tensor, "row 1"]) -> Float[Tensor, "batch next"]:
+        return values.view(self._shape)[:, :-1]
+
+
+def _rows(logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "row vocab"]:
+    return logits.reshape(-1, logits.shape[-1])
 
 
 @final

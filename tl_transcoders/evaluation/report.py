@@ -1,5 +1,6 @@
 """What `evaluate` returns, and how it prints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -7,7 +8,7 @@ from typing import final
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """Next-token loss in nats, and KL(original ‖ this) in nats."""
+    """What a change does to the predictions: next-token loss, and KL(original ‖ changed), both in nats."""
 
     loss: float
     kl: float
@@ -18,7 +19,10 @@ class Effect:
 class LayerReport:
     """One layer: its reconstruction, and what the model loses when it alone is spliced or ablated.
 
-    `spliced` and `ablated` are None where layers were not measured one by one.
+    `fvu` is the fraction of variance unexplained, `l0` the mean number of active features per token, and
+    `dead` the share of features that fired at none of the tokens measured (in training, a feature is dead
+    when it has not fired for `TrainConfig.dead_after` tokens). `spliced` and `ablated` are None where layers
+    were not measured one by one.
     """
 
     layer: int
@@ -32,13 +36,23 @@ class LayerReport:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Every layer, and the model with all of them original, spliced, or ablated to zero."""
+    """Every layer by its number, and the model with all of them original, spliced, or ablated to zero.
+
+    `str(report)` is the table, `report.markdown()` the same for a document.
+
+    ```python
+    with tlt.splice(model, transcoders) as spliced:
+        report = tlt.evaluate(spliced, tokens)
+    print(report)
+    report.layers[2].fvu
+    ```
+    """
 
     n_tokens: int
     original: Effect
     spliced: Effect
     ablated: Effect
-    layers: tuple[LayerReport, ...]
+    layers: Mapping[int, LayerReport]
 
     @property
     def loss_recovered(self) -> float:
@@ -46,10 +60,10 @@ class Report:
         return (self.ablated.loss - self.spliced.loss) / (self.ablated.loss - self.original.loss)
 
     def markdown(self) -> str:
-        """The same table for a document."""
+        """The table for a document."""
         head = "| layer | FVU | L0 | dead | loss original | spliced | ablated | KL spliced | KL ablated |"
         lines = [head, "|---" * 9 + "|"]
-        for row in self.layers:
+        for row in self.layers.values():
             shape = (f"{row.fvu:.3f}", f"{row.l0:.1f}", f"{row.dead:.1%}")
             cells = (str(row.layer), *shape, *self.effects(row.spliced, row.ablated))
             lines.append("| " + " | ".join(cells) + " |")
@@ -70,8 +84,14 @@ class Report:
             show(None if ablated is None else ablated.kl),
         )
 
+    # rich draws random numbers when it is imported, and importing this package changes nothing.
+
+    def __str__(self) -> str:
+        from tl_transcoders.evaluation.table import as_text
+
+        return as_text(self)
+
     def __rich__(self) -> object:
-        # rich draws random numbers when it is imported, and importing this package changes nothing.
         from tl_transcoders.evaluation.table import report_table
 
         return report_table(self)

@@ -13,6 +13,7 @@ from tl_transcoders.hosts.dissect import Observation as Observation
 from tl_transcoders.hosts.dissect import dissect as dissect
 from tl_transcoders.hosts.dissect import observe as observe
 from tl_transcoders.hosts.dissect import quiet as quiet
+from tl_transcoders.hosts.forward_pass import watch_passes as watch_passes
 from tl_transcoders.hosts.registry import Undo as Undo
 from tl_transcoders.hosts.registry import all_hook_points as all_hook_points
 from tl_transcoders.hosts.resolve import resolve_host as resolve_host
@@ -23,4 +24,4 @@ from tl_transcoders.hosts.tap import Silence as Silence
 from tl_transcoders.hosts.tap import Tap as Tap
 from tl_transcoders.hosts.tap import is_hooked as is_hooked
 from tl_transcoders.hosts.tap import tensor_version as tensor_version
-from tl_transcoders.hosts.tap import was_changed as was_changed
+from tl_transcoders.hosts.tokens import check_tokens as check_tokens

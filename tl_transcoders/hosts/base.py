@@ -1,8 +1,9 @@
 """What a splice, a trainer or an evaluation needs of a model, whichever TransformerLens class it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -47,8 +48,11 @@ class AbstractHost(ABC):
 
     @property
     def model_name(self) -> str | None:
-        """The name the model was loaded under."""
-        return getattr(self.model.cfg, "model_name", None)
+        """The name the model was loaded under; of a folder its own name only, because its path says where, not what."""
+        name: str | None = getattr(self.model.cfg, "model_name", None)
+        if name is None or not (Path(name).is_absolute() or Path(name).exists()):
+            return name
+        return Path(name).resolve().name
 
     @property
     def tokenizer(self) -> Any:
@@ -83,6 +87,10 @@ class AbstractHost(ABC):
         return self.d_model
 
     # modules
+
+    @abstractmethod
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that a forward pass may run."""
 
     def block(self, layer: int) -> nn.Module:
         """The block of a layer."""
@@ -168,6 +176,18 @@ class AbstractHost(ABC):
     @abstractmethod
     def attach(self, hook_point: HookPoint, name: str, module: nn.Module) -> Undo:
         """Hang `module` under a hook point and list its hook points under `name`."""
+
+    @contextmanager
+    def in_eval_mode(self) -> Iterator[None]:
+        """A while without dropout and the like; afterwards every module is in the mode it was in."""
+        before = {module: module.training for module in self.modules()}
+        for module in before:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in before.items():
+                module.training = training
 
     def run(self, tokens: Int[Tensor, "batch pos"], *, stop_at_layer: int | None = None) -> None:
         """One forward pass without gradient, for what its hooks see."""

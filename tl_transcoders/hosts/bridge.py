@@ -5,7 +5,7 @@ component is registered three times (in its block, in the block's `submodules`, 
 Hugging Face layer), and its hook points are listed in `_hook_registry`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, final, runtime_checkable
 
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ class BridgeHost(AbstractHost):
     @property
     def centred(self) -> bool:
         return not self.model.cfg.uses_rms_norm
+
+    def modules(self) -> Iterator[nn.Module]:
+        # Dropout after the embedding, for one, belongs to the wrapped model alone.
+        yield from self.model.modules()
+        yield from self.model.original_model.modules()
 
     def mlp(self, layer: int) -> nn.Module:
         component: Any = self.block(layer)._modules.get("mlp")

@@ -1,6 +1,6 @@
 """HookedTransformer, TransformerLens 3.9."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -35,6 +35,9 @@ class HookedHost(AbstractHost):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.cfg.dtype
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self.model.modules()
 
     def mlp(self, layer: int) -> nn.Module:
         block: Any = self.block(layer)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from tl_transcoders.errors import ConfigError, TranscoderFormatError
+from tl_transcoders.transcoders.layers import layer_numbers
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @final
@@ -37,10 +40,10 @@ class Request:
                 expected="at least one layer",
                 do="Name the layers to load, or leave layers out to load all of them.",
             )
-        if self.dtype is not None and not self.dtype.is_floating_point:
+        if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(
                 "dtype",
-                got=str(self.dtype),
+                got=str(self.dtype) if isinstance(self.dtype, torch.dtype) else repr(self.dtype),
                 expected="a floating-point dtype",
                 do="Choose torch.float32 or torch.bfloat16.",
             )
@@ -87,11 +90,23 @@ def make_request(
 ) -> Request:
     """A `Request` of the arguments of `load`."""
     return Request(
-        layers=None if layers is None else frozenset(layers),
+        layers=None if layers is None else frozenset(layer_numbers(layers)),
         width=width,
         l0=None if l0 is None else str(l0),
         kind=kind,
         dtype=dtype,
-        device=torch.device(device),
+        device=_usable(device),
         verify=verify,
     )
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ConfigError(
+            "device",
+            got=repr(device),
+            expected="a device that torch can use here",
+            do=f"Choose another, such as 'cpu'. torch says: {str(error).splitlines()[0]}",
+        ) from error

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from tl_transcoders.errors import HubError
+from tl_transcoders.errors import ConfigError, HubError
+from tl_transcoders.hub.files import check_named
 from tl_transcoders.hub.native_index import INDEX
 from tl_transcoders.hub.native_write import write
 from tl_transcoders.transcoders import CrossLayerTranscoder, Transcoder, TranscoderSet
@@ -29,28 +30,38 @@ def save(transcoders: Saveable, folder: str | Path, *, overwrite: bool = False) 
     **Arguments:** `overwrite`, whether to replace a set that is already there. Only a saved set can be
     replaced, never a folder that holds anything else.
 
-    **Raises:** HubError where the folder is not empty, or cannot be written.
+    **Raises:** HubError where the folder is not empty, or cannot be written; ConfigError for anything but
+    transcoders.
 
     ```python
     cfg = TranscoderConfig(layer=3, d_in=5, d_out=5, n_features=11)
     save(TranscoderSet({3: Transcoder.init(cfg, seed=0)}), "my-transcoders")
     ```
     """
+    saved = as_set(transcoders)
+    check_named(folder, "folder")
     target = Path(folder).resolve()
     _check_target(target, overwrite)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_sibling(target) as new:
-            write(as_set(transcoders), new)
+            write(saved, new)
             _exchange(new, target)
     return Path(folder)
 
 
 def as_set(transcoders: Saveable) -> TranscoderSet | CrossLayerTranscoder:
-    """A single transcoder as a set of one layer; anything else as it is."""
+    """A single transcoder as a set of one layer; a set as it is."""
     if isinstance(transcoders, Transcoder):
         return TranscoderSet({transcoders.cfg.layer: transcoders})
-    return transcoders
+    if isinstance(transcoders, TranscoderSet | CrossLayerTranscoder):
+        return transcoders
+    raise ConfigError(
+        "transcoders",
+        got=type(transcoders).__name__,
+        expected="a Transcoder, TranscoderSet or CrossLayerTranscoder",
+        do="Wrap a dict in TranscoderSet.",
+    )
 
 
 @contextmanager

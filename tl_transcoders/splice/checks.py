@@ -1,11 +1,12 @@
 """What must hold before a model is touched."""
 
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from tl_transcoders._types import ERROR_POLICIES, TRANSCODER_READS, Site
+from tl_transcoders._types import ERROR_POLICIES, TRANSCODER_READS, ErrorPolicy, Site
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
 from tl_transcoders.hosts import RESIDUAL_SITES, AbstractHost, site_name
 from tl_transcoders.transcoders import (
@@ -15,6 +16,7 @@ from tl_transcoders.transcoders import (
     TranscoderConfig,
     TranscoderSet,
 )
+from tl_transcoders.transcoders.transcoder import check_one_dtype
 
 Swappable = Transcoder | TranscoderSet | CrossLayerTranscoder
 Place = tuple[int, str]
@@ -30,6 +32,17 @@ def check_policy(error: object) -> None:
             got=repr(error),
             expected=f"one of {', '.join(map(repr, ERROR_POLICIES))}",
             do="Choose what happens to mlp(x) − transcoder(x).",
+        )
+
+
+def check_base(error: ErrorPolicy) -> None:
+    """Raise ConfigError where no base run is used."""
+    if error != "freeze":
+        raise ConfigError(
+            "base run",
+            got=f"one for error={error!r}",
+            expected="one for error='freeze', which alone uses it",
+            do="Splice with error='freeze', or leave base out.",
         )
 
 
@@ -62,6 +75,19 @@ def places_of(cfg: TranscoderConfig | CrossLayerConfig, layer: int) -> set[Place
     return {(layer, cfg.read)}
 
 
+def check_original(model: nn.Module, sites: Iterable[tuple[int, Site]]) -> None:
+    """Raise SpliceError where a splice stands at one of these sites, so that they do not carry the model's own values."""
+    taken = _TAKEN.get(model, set())
+    for layer, site in sites:
+        if (layer, "mlp" if site in ("mlp_in", "mlp_out_raw") else site) in taken:
+            raise SpliceError(
+                f"layer {layer}, {site}",
+                got="a splice that stands there, whose output would be learnt in the model's place",
+                expected="the model's own activations",
+                do="Train outside the with block, or call tl_transcoders.unsplice(model) first.",
+            )
+
+
 def claim(model: nn.Module, places: set[Place]) -> None:
     """Mark places as taken; raise SpliceError where one already is."""
     taken = _TAKEN.setdefault(model, set())
@@ -72,7 +98,10 @@ def claim(model: nn.Module, places: set[Place]) -> None:
             f"blocks.{layer}, {place}",
             got="a place that is already spliced",
             expected="different places for splices that nest",
-            do="Remove the other splice first: spliced.remove(), or leave its with block.",
+            do=(
+                "Remove the other splice first: leave its with block, call its remove(), or "
+                "tl_transcoders.unsplice(model) if its handle is lost."
+            ),
         )
     taken |= places
 
@@ -90,6 +119,8 @@ def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
 
 
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
+    dtypes = (parameter.dtype for parameter in module.parameters())
+    check_one_dtype(f"transcoder of layer {layer}", dtypes)
     for name, parameter in module.named_parameters():
         where = f"transcoder of layer {layer}, {name}"
         if parameter.device != host.device:

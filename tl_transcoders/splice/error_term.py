@@ -46,7 +46,7 @@ class ErrorTerm:
                 f"{self._where}, error='freeze'",
                 got="no base run",
                 expected="the errors of a base run",
-                do="Call spliced.freeze(tokens) first.",
+                do="Call spliced.freeze(tokens) first, or splice with base=tokens.",
             )
         fits = self._frozen.shape[1:] == like.shape[1:]
         if not fits or self._frozen.shape[0] not in (1, like.shape[0]):
@@ -54,11 +54,14 @@ class ErrorTerm:
                 f"{self._where}, error='freeze'",
                 got=f"a run of shape {tuple(like.shape[:-1])}",
                 expected=f"the shape of the base run, {tuple(self._frozen.shape[:-1])}",
-                do="Freeze a base run of the same prompts' shape (one prompt serves any batch).",
+                do=(
+                    "Freeze a base run of the same length (one prompt serves any batch). To generate, whose "
+                    "every token has another length, splice with error='keep' or 'drop'."
+                ),
             )
         return self._frozen
 
 
 def as_leaf(error: Tensor) -> Tensor:
-    """The error as a leaf that gradients reach, so that hooks on it see d metric / d error."""
-    return error.clone().requires_grad_() if torch.is_grad_enabled() else error
+    """A copy that hooks may write into, under autograd a leaf: hooks on it see d metric / d error."""
+    return error.clone().requires_grad_(torch.is_grad_enabled())

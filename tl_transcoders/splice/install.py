@@ -8,7 +8,14 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tl_transcoders._types import ErrorPolicy
-from tl_transcoders.hosts import HOOK_NAMES, AbstractHost, HookPoint, Tap, site_name
+from tl_transcoders.hosts import (
+    HOOK_NAMES,
+    AbstractHost,
+    HookPoint,
+    Tap,
+    site_name,
+    watch_passes,
+)
 from tl_transcoders.splice.coder import Coder, CrossLayer, OwnLayer
 from tl_transcoders.splice.error_term import ErrorTerm
 from tl_transcoders.splice.forward_state import ForwardState
@@ -55,11 +62,12 @@ def install(
     undo: ExitStack,
 ) -> Installation:
     """Put every transcoder in its place."""
-    state = ForwardState(exclude)
-    done = Installation(state)
     cross_layer = isinstance(transcoders, CrossLayerTranscoder)
+    state = ForwardState(exclude, first_needed=transcoders.layers[0] if cross_layer else None)
+    done = Installation(state)
     if exclude is not None or cross_layer:
-        handle = host.embed.register_forward_pre_hook(state.begin, with_kwargs=True)
+        undo.callback(watch_passes(host.model, state))
+        handle = host.embed.register_forward_pre_hook(state.embed, with_kwargs=True)
         undo.callback(handle.remove)
     for layer in transcoders.layers:
         module = transcoders if cross_layer else transcoders[layer]

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from tl_transcoders._types import ErrorPolicy
-from tl_transcoders.errors import SpliceError
-from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, resolve_host
+from tl_transcoders.errors import ConfigError, SpliceError, UnknownLayerError
+from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, check_tokens, resolve_host
 from tl_transcoders.splice.checks import (
     Place,
     Swappable,
+    check_base,
     check_policy,
     check_transcoder,
     claim,
@@ -22,7 +23,7 @@ from tl_transcoders.splice.checks import (
 )
 from tl_transcoders.splice.error_term import ErrorTerm
 from tl_transcoders.splice.forward_state import Exclude, exclude_to_tensor
-from tl_transcoders.splice.hooked_transcoder import Mode
+from tl_transcoders.splice.hooked_transcoder import HookedTranscoder, Mode
 from tl_transcoders.splice.install import Installation, install
 from tl_transcoders.transcoders import (
     CrossLayerTranscoder,
@@ -45,12 +46,22 @@ class Spliced:
         transcoders: TranscoderSet | CrossLayerTranscoder,
         installation: Installation,
         undo: ExitStack,
+        *,
+        policy: ErrorPolicy,
     ) -> None:
         self.host, self.transcoders = host, transcoders
         self.model: Any = host.model
         self.hooked = installation.hooked
         self._installation, self._state, self._undo = installation, installation.state, undo
-        self._installed = True
+        self._policy: ErrorPolicy = policy
+        self._removed = False
+        for hooked in self.hooked.values():
+            hooked.unsplice = self.remove
+
+    @property
+    def policy(self) -> ErrorPolicy:
+        """What becomes of the error mlp(x) − transcoder(x)."""
+        return self._policy
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -61,11 +72,6 @@ class Spliced:
     def torch_hooks(self) -> set[int]:
         """Ids of the torch hooks through which the host calls what was spliced."""
         return self._installation.torch_hooks
-
-    @property
-    def installed(self) -> bool:
-        """Whether it is still in the model."""
-        return self._installed
 
     @property
     def holds_prompts(self) -> bool:
@@ -79,11 +85,24 @@ class Spliced:
 
     def remove(self) -> None:
         """Put the original modules back; a second call does nothing."""
-        self._installed = False
+        self._removed = True
         self._undo.close()
 
+    def check_installed(self) -> None:
+        """Raise SpliceError where the transcoders are out of the model again."""
+        if self._removed:
+            raise SpliceError(
+                repr(self),
+                got="a splice that is already removed",
+                expected="one whose transcoders are in the model",
+                do="Call tl_transcoders.splice again.",
+            )
+
     def freeze(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Store mlp(x) − transcoder(x) of a base run on `tokens`, for splices with error="freeze"."""
+        """Store mlp(x) − transcoder(x) of a base run on `tokens`; for splices with error="freeze" only."""
+        self.check_installed()
+        check_base(self.policy)
+        check_tokens(self.host, tokens, "freeze")
         for hooked in self.hooked.values():
             hooked.error.recording = True
         try:
@@ -95,7 +114,15 @@ class Spliced:
     @contextmanager
     def running(self, mode: Mode, layers: tuple[int, ...] | None = None) -> Iterator[Self]:
         """Let these layers (all by default) compute the original MLP or zero for a while, without taking anything out."""
-        chosen = [self.hooked[layer] for layer in (self.layers if layers is None else layers)]
+        self.check_installed()
+        chosen = [self._hooked_at(layer) for layer in (self.layers if layers is None else layers)]
+        if not isinstance(mode, Mode):
+            raise ConfigError(
+                "running",
+                got=repr(mode),
+                expected=f"one of {', '.join(map(str, Mode))}",
+                do="Take it from tl_transcoders.splice.Mode.",
+            )
         before = [hooked.mode for hooked in chosen]
         for hooked in chosen:
             hooked.mode = mode
@@ -108,6 +135,7 @@ class Spliced:
     @contextmanager
     def keeping_error(self) -> Iterator[Self]:
         """Let every layer keep its error for a while, whatever the policy of the splice."""
+        self.check_installed()
         before = {layer: hooked.error for layer, hooked in self.hooked.items()}
         for layer, hooked in self.hooked.items():
             hooked.error = ErrorTerm("keep", f"blocks.{layer}")
@@ -117,19 +145,44 @@ class Spliced:
             for layer, hooked in self.hooked.items():
                 hooked.error = before[layer]
 
+    def _hooked_at(self, layer: int) -> HookedTranscoder:
+        if layer in self.hooked:
+            return self.hooked[layer]
+        raise UnknownLayerError(
+            repr(self),
+            got=f"layer {layer!r}",
+            expected=f"one of {list(self.layers)}",
+            do="Choose a spliced layer.",
+        )
+
+    @contextmanager
+    def running_rows(self, rows: slice) -> Iterator[Self]:
+        """While a few of the prompts are run for which `exclude` is a mask."""
+        self._state.rows = rows
+        try:
+            yield self
+        finally:
+            self._state.rows = slice(None)
+
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where `exclude` is a mask of another shape than that of all prompts."""
+        self._state.check_mask(shape)
+
     def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """The positions of the running forward pass that are not left to the original MLP."""
         excluded = self._state.excluded(like.shape)
         return torch.ones_like(like) if excluded is None else ~excluded
 
     def __enter__(self) -> Self:
+        self.check_installed()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.remove()
 
     def __repr__(self) -> str:
-        return f"Spliced({type(self.model).__name__}, layers={list(self.layers)})"
+        removed = ", removed" if self._removed else ""
+        return f"Spliced({type(self.model).__name__}, layers={list(self.layers)}{removed})"
 
 
 def splice(
@@ -173,7 +226,10 @@ def splice(
     host = resolve_host(model)
     transcoders = _as_set(transcoders)
     check_policy(error)
-    excluded = exclude_to_tensor(exclude, host.tokenizer)
+    if base is not None:
+        check_base(error)
+        check_tokens(host, base, "base")
+    excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
     places: set[Place] = set()
     for module, layer in _layers_of(transcoders):
         check_transcoder(host, module, module.cfg, layer)
@@ -183,10 +239,25 @@ def splice(
         stack.callback(release, model, places)
         installation = install(host, transcoders, error, excluded, stack)
         _prove_called(host, installation)
-        spliced = Spliced(host, transcoders, installation, stack.pop_all())
+        spliced = Spliced(host, transcoders, installation, stack.pop_all(), policy=error)
     if base is not None:
         _or_remove(spliced, lambda: spliced.freeze(base))
     return spliced
+
+
+def unsplice(model: nn.Module) -> None:
+    """Remove every splice from a model, the last one first, also where its handle is lost; none is no error.
+
+    ```python
+    tlt.splice(model, transcoders)  # in a notebook, with the result thrown away
+    tlt.unsplice(model)
+    ```
+    """
+    host = resolve_host(model)
+    hooked = [module for module in host.model.modules() if isinstance(module, HookedTranscoder)]
+    for module in sorted(hooked, key=lambda module: module.number, reverse=True):
+        if module.unsplice is not None:
+            module.unsplice()
 
 
 def _as_set(transcoders: Swappable) -> TranscoderSet | CrossLayerTranscoder:

@@ -17,9 +17,12 @@ from tl_transcoders.transcoders import (
 )
 from tl_transcoders.transcoders.activations import activation_to_dict
 
+MAX_SEED = 1_000_000_000
+_SEEDS = f"an integer from 0 to {MAX_SEED - 1}"
 L1 = 0.03
 SPARSITY = 1e-3
 BANDWIDTH = 0.1
+DEAD_AFTER = 1_000_000
 TOPK_32 = TopK(32)
 
 
@@ -30,12 +33,13 @@ class TrainConfig:
 
         loss = FVU + penalty + auxk · AuxK        FVU = Σ(y − ŷ)² / Σ(y − mean y)²
 
-    The penalty is `l1` · L1 for ReLU, `sparsity` · L0 for JumpReLU, and nothing for TopK and BatchTopK
-    (see `training.losses`).
+    The penalty is `l1` · L1 for ReLU, `sparsity` · L0 for JumpReLU, and nothing for TopK and BatchTopK.
+    AuxK is how badly the dead features alone explain what the living ones leave over, so that they learn too.
 
     **Arguments:**
 
-    - `n_features`, `activation`, `skip`, `read`, `write`: of the transcoders; `read == write` makes SAEs.
+    - `n_features`, `activation`, `skip`, `read`, `write`: of the transcoders; `read == write` makes SAEs, which
+      have no skip.
     - `n_tokens`: length of the run; None for all of `tokens` where that is a tensor.
     - `batch_size`: tokens per step, on average: the last few of a shuffled block are spread over its steps.
     - `shuffle`: how many batches of activations are held and shuffled together.
@@ -50,8 +54,9 @@ class TrainConfig:
     - `l1`: for ReLU only, default 0.03.
     - `sparsity`, `bandwidth`: for JumpReLU only; the price of one active feature (default 0.001) and the
       width of its straight-through window in units of the pre-activations (default 0.1).
-    - `auxk`, `dead_after`: weight of the auxiliary loss, and the number of tokens without firing after
-      which a feature is dead.
+    - `auxk`: weight of the auxiliary loss.
+    - `dead_after`: the number of tokens without firing after which a feature is dead. None for 1,000,000, or a
+      quarter of the run where that is less.
     - `unit_norm_decoder`: scale every decoder row to norm 1 at the end; refused for TopK, where it is not exact.
     - `checkpoint`, `checkpoint_every`: folder, and steps between two checkpoints.
 
@@ -81,14 +86,14 @@ class TrainConfig:
     sparsity: float | None = None
     bandwidth: float | None = None
     auxk: float = 1 / 32
-    dead_after: int = 1_000_000
+    dead_after: int | None = None
     unit_norm_decoder: bool = False
     seed: int = 0
     checkpoint: str | Path | None = None
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        self.coder_config(layer=0, d_in=1, d_out=1, folded=False)
+        self._check_coder()
         for name in (
             "n_tokens",
             "batch_size",
@@ -98,17 +103,32 @@ class TrainConfig:
             "checkpoint_every",
         ):
             self._check_count(name)
+        for name in ("batch_size", "shuffle", "checkpoint_every"):
+            self._check(name, lambda n: n is not None, "an integer above 0")
+        for name in ("data_units", "unit_norm_decoder"):
+            self._check(name, lambda flag: type(flag) is bool, "True or False")
+        self._check("seed", lambda seed: type(seed) is int and 0 <= seed < MAX_SEED, _SEEDS)
+        self._check("auxk", lambda weight: weight is not None, "0 or more")
         for name in ("lr", "bandwidth"):
             self._check_positive(name)
         for name in ("l1", "sparsity", "auxk"):
             self._check(name, lambda value: value is None or value >= 0, "0 or more")
         for name in ("warmup", "decay"):
             self._check(name, lambda share: 0 <= share <= 1, "a share between 0 and 1")
-        self._check("betas", lambda b: all(0 <= beta < 1 for beta in b), "two numbers in [0, 1)")
+        self._check(
+            "betas",
+            lambda b: len(b) == 2 and all(0 <= beta < 1 for beta in b),
+            "two numbers in [0, 1)",
+        )
+        self._check(
+            "checkpoint", lambda f: f is None or isinstance(f, Path) or _is_name(f), "a folder"
+        )
         self._check_belongs("l1", ReLU)
         self._check_belongs("sparsity", JumpReLU)
         self._check_belongs("bandwidth", JumpReLU)
+        self._check("exclude", _are_ids, "a tuple of token ids")
         self._check_unit_norm()
+        self._check_dead_after()
 
     @property
     def learning_rate(self) -> float:
@@ -132,6 +152,13 @@ class TrainConfig:
     def window(self) -> float:
         """The bandwidth of JumpReLU's straight-through gradient."""
         return _weight(self.bandwidth, BANDWIDTH)
+
+    @property
+    def silence(self) -> int:
+        """`dead_after`, or the rule."""
+        if self.dead_after is not None or self.n_tokens is None:
+            return self.dead_after or DEAD_AFTER
+        return max(1, min(DEAD_AFTER, self.n_tokens // 4))
 
     def coder_config(self, *, layer: int, d_in: int, d_out: int, folded: bool) -> TranscoderConfig:
         """The config of the transcoder of one layer."""
@@ -170,15 +197,37 @@ class TrainConfig:
         plain = {**asdict(self), "activation": activation, "checkpoint": checkpoint}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
 
+    def _check_coder(self) -> None:
+        try:
+            self.coder_config(layer=0, d_in=1, d_out=1, folded=False)
+        except ConfigError as error:
+            where = error.where.replace("transcoder of layer 0", "TrainConfig")
+            raise ConfigError(where, got=error.got, expected=error.expected, do=error.do) from None
+
+    def _check_dead_after(self) -> None:
+        if self.n_tokens is None or self.dead_after is None:
+            return
+        if self.auxk and self.dead_after >= self.n_tokens:
+            raise ConfigError(
+                "TrainConfig.dead_after",
+                got=f"{self.dead_after} for a run of {self.n_tokens} tokens",
+                expected="fewer tokens than the run has, because AuxK acts on dead features only",
+                do="Lower dead_after, leave it out, or set auxk=0.",
+            )
+
     def _check_positive(self, name: str) -> None:
-        self._check(name, lambda value: value is None or value > 0, "more than 0")
+        self._check(name, lambda value: value is None or 0 < value < float("inf"), "more than 0")
 
     def _check_count(self, name: str) -> None:
         self._check(name, lambda n: n is None or (type(n) is int and n > 0), "an integer above 0")
 
     def _check(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
-        if not holds(value):
+        try:
+            held = holds(value)
+        except TypeError:
+            held = False
+        if not held:
             raise ConfigError(
                 f"TrainConfig.{name}", got=repr(value), expected=expected, do="Correct the config."
             )
@@ -200,6 +249,14 @@ class TrainConfig:
                 expected="False, because scaling features changes which are the k largest",
                 do="Leave it out, or train ReLU, JumpReLU or BatchTopK transcoders.",
             )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_ids(exclude: object) -> bool:
+    return isinstance(exclude, tuple) and all(type(token) is int for token in exclude)
 
 
 def _weight(given: float | None, default: float) -> float:

@@ -16,12 +16,12 @@ from tl_transcoders.training.fit import AbstractFit
 from tl_transcoders.training.learner import Learner
 from tl_transcoders.training.loop import OnStep
 from tl_transcoders.training.losses import total_variance
-from tl_transcoders.training.objective import Layer, Loss, objective
+from tl_transcoders.training.objective import Loss, LossInputs, objective
+from tl_transcoders.training.on_model import checked_config, checked_layers, run_on_model
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
-from tl_transcoders.training.train import checked_layers, run_on_model
-from tl_transcoders.transcoders import CrossLayerTranscoder
+from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 
 def train_cross_layer(
@@ -49,6 +49,9 @@ def train_cross_layer(
     transcoder = train_cross_layer(model, config=config, tokens=torch.randint(50, (40, 16)))
     ```
     """
+    host = resolve_host(model)
+    chosen = checked_layers(host, range(host.n_layers) if layers is None else layers)
+    config = checked_config(host, chosen, config, tokens)
     if config.unit_norm_decoder:
         raise ConfigError(
             "TrainConfig.unit_norm_decoder",
@@ -56,8 +59,6 @@ def train_cross_layer(
             expected="False, because a feature has one decoder row for every target",
             do="Leave it out.",
         )
-    host = resolve_host(model)
-    chosen = checked_layers(host, range(host.n_layers) if layers is None else layers)
     fit = CrossLayerFit(_initial(host, chosen, config), config)
     run_on_model(host, chosen, config, tokens, fit, resume=resume, on_step=on_step)
     return fit.finished()
@@ -72,7 +73,9 @@ def _initial(
         d_out=host.site_width(config.write, layers[0]),
         folded=host.folded,
     )
-    return initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder = initial_cross_layer(cfg, seed=config.seed * 1_000_003).to(host.device)
+    transcoder.origin = Origin(model_name=host.model_name)
+    return transcoder
 
 
 @final
@@ -84,6 +87,7 @@ class CrossLayerFit(AbstractFit):
         silent_for = torch.zeros_like(torch.stack(list(transcoder.b_enc)), dtype=torch.int64)
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
+    @torch.enable_grad()
     def step(self, batch: Batch, *, lr_scale: float) -> StepReport:
         """One step, and the mean of the layers' reports."""
         learner, n = self._learner, len(self._transcoder.layers)
@@ -176,7 +180,7 @@ class CrossLayerFit(AbstractFit):
             )
             if t.W_skip is not None:
                 y_hat = y_hat + x @ t.W_skip[j]
-            weights = Layer(
+            weights = LossInputs(
                 W_enc=t.W_enc[j],
                 b_enc=t.b_enc[j],
                 W_dec=t.W_dec[j],

@@ -37,7 +37,7 @@ class Learner:
     @property
     def dead(self) -> Bool[Tensor, "*layer feature"]:
         """Which features have not fired for `dead_after` tokens."""
-        return self._silent_for >= self._config.dead_after
+        return self._silent_for >= self._config.silence
 
     @property
     def dead_share(self) -> float:

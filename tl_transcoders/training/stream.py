@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import ConfigError
-from tl_transcoders.hosts import AbstractHost
+from tl_transcoders.hosts import AbstractHost, check_tokens
 from tl_transcoders.training.config import TrainConfig
 
 Tokens = Tensor | Iterable[Tensor]
@@ -37,6 +37,15 @@ class Batch:
     following: Position
 
 
+def check_given(host: AbstractHost, tokens: Tokens) -> None:
+    """Raise ConfigError unless these are tokens, or an iterable whose own are checked when it comes to them."""
+    if isinstance(tokens, list | tuple):
+        for given in tokens:
+            check_tokens(host, given, "tokens")
+    elif isinstance(tokens, str | Tensor) or not isinstance(tokens, Iterable):
+        check_tokens(host, tokens, "tokens")
+
+
 def count_tokens(tokens: Tensor, config: TrainConfig) -> int:
     """How many tokens there are to learn from."""
     return sum(int(_kept(rows, config).sum()) for rows in _cut(tokens, config))
@@ -58,7 +67,7 @@ def batches(
     """
     row = 0
     pieces: list[_Piece] = []
-    for rows in _cut(tokens, config):
+    for rows in _cut(_checked(host, tokens), config):
         if row >= start.row:
             pieces.append(_Piece(row, rows, _kept(rows, config)))
         row += len(rows)
@@ -87,21 +96,19 @@ class _Piece:
 def _cut(tokens: Tokens, config: TrainConfig) -> Iterator[Int[Tensor, "batch pos"]]:
     """The same pieces for every run: rows of `context` tokens, about a batch of tokens together."""
     for given in [tokens] if isinstance(tokens, Tensor) else tokens:
-        _check_tokens(given, config)
+        _check_context(given, config)
         context = given.shape[1] if config.context is None else config.context
         rows = given.unfold(1, context, context).reshape(-1, context)
         yield from rows.split(max(1, config.batch_size // context))
 
 
-def _check_tokens(tokens: Tensor, config: TrainConfig) -> None:
-    integer = not (tokens.is_floating_point() or tokens.dtype == torch.bool)
-    if tokens.ndim != 2 or not integer or not tokens.numel():
-        raise ConfigError(
-            "tokens",
-            got=f"{tokens.dtype} of shape {tuple(tokens.shape)}",
-            expected="token ids of shape [batch pos]",
-            do="Give a LongTensor with one sequence per row, or an iterable of such tensors.",
-        )
+def _checked(host: AbstractHost, tokens: Tokens) -> Iterator[Tensor]:
+    for given in [tokens] if isinstance(tokens, Tensor) else tokens:
+        check_tokens(host, given, "tokens")
+        yield given
+
+
+def _check_context(tokens: Tensor, config: TrainConfig) -> None:
     if config.context is not None and config.context > tokens.shape[1]:
         raise ConfigError(
             "TrainConfig.context",

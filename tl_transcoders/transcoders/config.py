@@ -14,6 +14,7 @@ from tl_transcoders.transcoders.activations import (
     activation_from_dict,
     activation_to_dict,
 )
+from tl_transcoders.transcoders.layers import layer_numbers
 
 
 @final
@@ -28,8 +29,9 @@ class TranscoderConfig:
     - `layer`: the block it belongs to.
     - `d_in`, `d_out`, `n_features`: widths; `d_in` may differ from `d_out`.
     - `activation`: `ReLU() | JumpReLU() | TopK(k) | BatchTopK(k)`.
-    - `skip`: whether y also contains x @ W_skip.
-    - `read`, `write`: sites (see `tl_transcoders._types.Site`).
+    - `skip`: whether y also contains x @ W_skip; not for SAEs.
+    - `read`, `write`: sites: `mlp_in`, `ln2_normalized`, `resid_pre`, `resid_mid`, `resid_post`, `mlp_out_raw`,
+      `mlp_out`, `attn_out` or `z`.
     - `folded`: whether the model it was trained on had its norm gains folded into the weights
       (TransformerLens' processed weights).
 
@@ -51,8 +53,10 @@ class TranscoderConfig:
         _check_sizes(
             where, self.layer, d_in=self.d_in, d_out=self.d_out, n_features=self.n_features
         )
+        _check_flags(where, skip=self.skip, folded=self.folded)
         _check_taps(where, self.read, self.write)
-        _check_k(where, self.activation, self.n_features)
+        _check_skip(where, self.is_sae, self.skip)
+        _check_activation(where, self.activation, self.n_features)
 
     @property
     def is_sae(self) -> bool:
@@ -90,6 +94,8 @@ class CrossLayerConfig:
 
     def __post_init__(self) -> None:
         where = "cross-layer transcoder"
+        object.__setattr__(self, "layers", layer_numbers(self.layers))
+        _check_flags(where, skip=self.skip, folded=self.folded)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ConfigError(
                 where,
@@ -102,7 +108,7 @@ class CrossLayerConfig:
         )
         if self.read not in TRANSCODER_READS or self.write not in TRANSCODER_WRITES:
             _raise_taps(where, self.read, self.write)
-        _check_k(where, self.activation, self.n_features)
+        _check_activation(where, self.activation, self.n_features)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -161,7 +167,23 @@ def checked_fields(cls: type, data: Mapping[str, object]) -> dict[str, object]:
     return {**data, "activation": activation_from_dict(activation)}
 
 
+def _check_flags(where: str, **flags: bool) -> None:
+    for name, flag in flags.items():
+        if type(flag) is not bool:
+            raise ConfigError(
+                where, got=f"{name}={flag!r}", expected="True or False", do="Correct the config."
+            )
+
+
 def _check_sizes(where: str, layer: int, **sizes: int) -> None:
+    for name, number in {"layer": layer, **sizes}.items():
+        if type(number) is not int:
+            raise ConfigError(
+                where,
+                got=f"{name}={number!r}",
+                expected=f"an integer {name}",
+                do="Correct the config.",
+            )
     if layer < 0:
         raise ConfigError(
             where, got=f"layer {layer}", expected="0 or more", do="Count layers from 0."
@@ -188,11 +210,36 @@ def _raise_taps(where: str, read: str, write: str) -> None:
             f"a transcoder (read {', '.join(TRANSCODER_READS)}; write {', '.join(TRANSCODER_WRITES)}) "
             f"or an SAE (read and write the same of {', '.join(SAE_SITES)})"
         ),
-        do="Name the sites the weights were trained on.",
+        do=_advice(read, write),
     )
 
 
-def _check_k(where: str, activation: Activation, n_features: int) -> None:
+def _advice(read: str, write: str) -> str:
+    if read in SAE_SITES and read not in TRANSCODER_READS:
+        return f"For an SAE also set write={read!r}."
+    if write in SAE_SITES and write not in TRANSCODER_WRITES:
+        return f"For an SAE also set read={write!r}."
+    return "Name the sites the weights were trained on."
+
+
+def _check_skip(where: str, is_sae: bool, skip: bool) -> None:
+    if is_sae and skip:
+        raise ConfigError(
+            where,
+            got="skip=True for an SAE",
+            expected="no skip, through which an SAE would copy its input to its output",
+            do="Leave skip out, or read and write different sites.",
+        )
+
+
+def _check_activation(where: str, activation: object, n_features: int) -> None:
+    if not isinstance(activation, Activation):
+        raise ConfigError(
+            f"{where}, activation",
+            got=repr(activation),
+            expected="ReLU(), JumpReLU(), TopK(k) or BatchTopK(k)",
+            do="Give an instance, such as TopK(32).",
+        )
     if isinstance(activation, TopK | BatchTopK) and activation.k > n_features:
         raise ConfigError(
             where,

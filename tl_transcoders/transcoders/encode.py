@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_transcoders.transcoders.kernels import TopKEncode
+from tl_transcoders.transcoders import kernels
 from tl_transcoders.transcoders.sparse import SparseFeatures
 
 GATHER_BELOW = 0.08
@@ -24,6 +24,16 @@ def gather_if_sparse(
     return post
 
 
+def pre_activations(
+    x: Float[Tensor, "*batch d_in"],
+    W_enc: Float[Tensor, "d_in feature"],
+    b_enc: Float[Tensor, " feature"],
+) -> Float[Tensor, "*batch feature"]:
+    """x @ W_enc + b_enc, to the bit what `encode_topk` ranks."""
+    flat = x.reshape(-1, x.shape[-1])
+    return kernels.pre_activations(flat, W_enc, b_enc).view(*x.shape[:-1], W_enc.shape[1])
+
+
 def encode_topk(
     x: Float[Tensor, "*batch d_in"],
     W_enc: Float[Tensor, "d_in feature"],
@@ -35,6 +45,6 @@ def encode_topk(
     """TopK features of x as values and indices and, if asked for, dense (else an empty tensor)."""
     flat = x.reshape(-1, x.shape[-1])
     shape = (*x.shape[:-1], W_enc.shape[1])
-    values, indices, dense = TopKEncode.apply(flat, W_enc, b_enc, k, want_dense)
+    values, indices, dense = kernels.TopKEncode.apply(flat, W_enc, b_enc, k, want_dense)
     sparse = SparseFeatures.from_rows(values, indices, shape)
     return sparse, dense.view(shape) if want_dense else dense.view(0, W_enc.shape[1])

@@ -5,7 +5,8 @@ from typing import Self, final
 
 import torch
 
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.errors import ConfigError, UnknownLayerError
+from tl_transcoders.transcoders.layers import layer_numbers
 from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.transcoder import Transcoder
 
@@ -28,6 +29,7 @@ class TranscoderSet(Mapping[int, Transcoder]):
     def __init__(
         self, transcoders: Mapping[int, Transcoder], *, origin: Origin | None = None
     ) -> None:
+        _check_transcoders(transcoders)
         if not transcoders:
             raise ConfigError(
                 "transcoder set",
@@ -53,7 +55,8 @@ class TranscoderSet(Mapping[int, Transcoder]):
 
     def select(self, layers: list[int] | range) -> Self:
         """The same set with these layers only; a layer it does not hold raises ConfigError."""
-        missing = sorted(set(layers) - set(self.layers))
+        chosen = layer_numbers(layers)
+        missing = sorted(set(chosen) - set(self.layers))
         if missing:
             raise ConfigError(
                 "transcoder set",
@@ -61,7 +64,7 @@ class TranscoderSet(Mapping[int, Transcoder]):
                 expected=f"a subset of {list(self.layers)}",
                 do="Choose layers the set holds.",
             )
-        return type(self)({layer: self[layer] for layer in layers}, origin=self.origin)
+        return type(self)({layer: self[layer] for layer in chosen}, origin=self.origin)
 
     def to(self, *args: torch.device | torch.dtype | str) -> Self:
         """Move or cast every transcoder in place, as `nn.Module.to` does, and return the set."""
@@ -70,6 +73,13 @@ class TranscoderSet(Mapping[int, Transcoder]):
         return self
 
     def __getitem__(self, layer: int) -> Transcoder:
+        if layer not in self._transcoders:
+            raise UnknownLayerError(
+                "transcoder set",
+                got=f"layer {layer!r}",
+                expected=f"one of {list(self.layers)}",
+                do="Choose a layer the set holds.",
+            )
         return self._transcoders[layer]
 
     def __iter__(self) -> Iterator[int]:
@@ -81,3 +91,18 @@ class TranscoderSet(Mapping[int, Transcoder]):
     def __repr__(self) -> str:
         lines = (f"  {layer}: {t.extra_repr()}" for layer, t in self.items())
         return "\n".join([f"TranscoderSet({self.origin}", *lines, ")"])
+
+
+def _check_transcoders(given: object) -> None:
+    if isinstance(given, Mapping):
+        got = str({layer: type(transcoder).__name__ for layer, transcoder in given.items()})
+        if all(type(n) is int and isinstance(t, Transcoder) for n, t in given.items()):
+            return
+    else:
+        got = type(given).__name__
+    raise ConfigError(
+        "transcoder set",
+        got=got,
+        expected="a mapping from layer numbers to Transcoders",
+        do="Write TranscoderSet({transcoder.cfg.layer: transcoder, ...}).",
+    )

@@ -17,14 +17,13 @@ EXAMPLE: Final = "{tlt.Feature(5, 1207): tlt.Scale(0.0)}"
 
 def check_spliced(spliced: object) -> None:
     """Raise SpliceError unless it is a splice that is still in its model."""
-    if isinstance(spliced, Spliced) and spliced.installed:
-        return
-    removed = isinstance(spliced, Spliced)
+    if isinstance(spliced, Spliced):
+        return spliced.check_installed()
     raise SpliceError(
         "intervene",
-        got="a splice that was removed" if removed else f"{type(spliced).__name__}",
+        got=type(spliced).__name__,
         expected="a model spliced with transcoders",
-        do="Call it on what tlt.splice(model, transcoders) returned, before it is removed.",
+        do="Call it on what tlt.splice(model, transcoders) returned.",
     )
 
 

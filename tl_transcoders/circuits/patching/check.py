@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final, assert_never
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -19,9 +20,10 @@ from tl_transcoders.circuits.nodes import (
     write_node,
 )
 from tl_transcoders.errors import ConfigError, ShapeError
+from tl_transcoders.hosts import check_tokens
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.forward import TracedModel
-from tl_transcoders.splice.trace.run import Run, check_tokens
+from tl_transcoders.splice.trace.run import Run
 
 _SITE_DEPTH: Final = {
     "resid_pre": 0.0, "z": 0.3, "attn_out": 0.35, "resid_mid": 0.5, "mlp_out": 0.8, "resid_post": 0.9,
@@ -42,11 +44,11 @@ def check_spliced(spliced: object) -> None:
 
 
 def check_pair(
-    base: Int[Tensor, "batch pos"], source: Int[Tensor, "batch pos"], padding: int | None
+    spliced: Spliced, base: Int[Tensor, "batch pos"], source: Int[Tensor, "batch pos"]
 ) -> None:
     """Raise ShapeError where the prompts of a pair differ in length, ConfigError where they hold padding."""
-    for tokens in (base, source):
-        check_tokens(tokens)
+    for name, tokens in (("base", base), ("source", source)):
+        check_tokens(spliced.host, tokens, name)
     if base.shape != source.shape:
         raise ShapeError(
             "source",
@@ -54,10 +56,11 @@ def check_pair(
             expected=f"those of base, {tuple(base.shape)}",
             do="Write prompts of equal length: positions of the two runs are compared one by one.",
         )
-    if padding is not None and ((base[:, -1] == padding) | (source[:, -1] == padding)).any():
+    padding = getattr(spliced.host.tokenizer, "pad_token_id", None)
+    if padding is not None and (torch.cat([base, source])[:, 1:] == padding).any():
         raise ConfigError(
             "base and source",
-            got="prompts that end in padding",
+            got="prompts with padding",
             expected="prompts of equal length without padding",
             do="Group prompts by length and trace each group.",
         )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_transcoders.hosts import Anatomy, Block, Wiring
+from tl_transcoders.hosts import Anatomy, Block, Norm, Wiring
 from tl_transcoders.splice.trace.swap import Features, Swap, product
 from tl_transcoders.transcoders import SparseFeatures
 
@@ -69,13 +69,15 @@ class Frozen:
     """What a pass takes from a base run instead of computing it.
 
     `values[spot, layer]` are the base run's tensors `[batch pos ...]`. With `attention`, heads write what they
-    wrote there; with `mlps`, so do MLPs and transcoders, but for features that a visit changes.
+    wrote there; with `mlps`, so do MLPs and transcoders, but for features that a visit changes and for skip
+    connections, which are wires and not nodes. With `gains`, norms keep that run's σ.
     """
 
     values: Mapping[tuple[Spot, int], Any]
     rows: Rows
     attention: bool = False
     mlps: bool = False
+    gains: bool = False
 
 
 def _unchanged(_spot: Spot, _layer: int, value: Any) -> Any:
@@ -122,7 +124,7 @@ class Forward:
         mid = self.visit("resid_mid", layer, mid)
         read = self.visit("mlp_in", layer, x if block.parallel else mid)
         out = self.visit("mlp_raw", layer, self._mlp(block, layer, read, coded))
-        out = out if block.ln2_post is None else block.ln2_post(out)
+        out = self._post(block.ln2_post, "mlp_raw", layer, out)
         out = self.visit("mlp_out", layer, self._sae("mlp_out", layer, out, coded))
         return self.visit("resid_post", layer, self._sae("resid_post", layer, mid + out, coded))
 
@@ -135,7 +137,7 @@ class Forward:
             return self.visit("attn_out", layer, self._frozen("attn_out", layer))
         z = self._sae("z", layer, visited.flatten(2), coded).view(z.shape)
         out = self.visit("attn_raw", layer, block.attention.write(z))
-        out = out if block.ln1_post is None else block.ln1_post(out)
+        out = self._post(block.ln1_post, "attn_raw", layer, out)
         return self.visit("attn_out", layer, self._sae("attn_out", layer, out, coded))
 
     def z(
@@ -161,10 +163,25 @@ class Forward:
     def _mlp(self, block: Block, layer: int, x: Tensor, coded: "Coded") -> Tensor:
         swap = self.model.swaps.get(layer)
         if self.frozen is not None and self.frozen.mlps:
-            return self._thawed(swap, self._frozen("mlp_raw", layer))
+            return self._skipped(swap, block, x, self._thawed(swap, self._frozen("mlp_raw", layer)))
         if swap is None:
             return block.mlp(block.ln2(x))
         return self._through(swap, swap.read(block, x), lambda: swap.original(block.ln2(x)), coded)
+
+    def _skipped(self, swap: Swap | None, block: Block, x: Tensor, out: Tensor) -> Tensor:
+        """What the base run wrote, and what a skip connection makes of the change of x."""
+        if swap is None or swap.W_skip is None:
+            return out
+        base = self._frozen("mlp_in", swap.layer)
+        scale = block.ln2.scale(base) if self.frozen is not None and self.frozen.gains else None
+        change = swap.read(block, x, scale) - swap.read(block, base)
+        return out + (change.to(swap.W_skip.dtype) @ swap.W_skip).to(out.dtype)
+
+    def _post(self, norm: Norm | None, spot: Spot, layer: int, out: Tensor) -> Tensor:
+        if norm is None:
+            return out
+        gains = self.frozen is not None and self.frozen.gains
+        return norm(out, norm.scale(self._frozen(spot, layer)) if gains else None)
 
     def _sae(self, site: str, layer: int, x: Tensor, coded: "Coded") -> Tensor:
         swap = self.model.saes.get(layer)

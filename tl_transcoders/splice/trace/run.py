@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ShapeError, SpliceError
-from tl_transcoders.hosts import Wiring, dissect, observe, quiet
+from tl_transcoders.errors import SpliceError
+from tl_transcoders.hosts import Wiring, check_tokens, dissect, observe, quiet
 from tl_transcoders.splice.session import Spliced
 from tl_transcoders.splice.trace.forward import (
     Errors,
@@ -68,6 +68,11 @@ class Run:
         return flat.index_put((features.rows()[found],), features.values[found]).view(self.shape)
 
     @property
+    def errors(self) -> dict[tuple[Spot, int], Tensor]:
+        """The errors of every layer that keeps them."""
+        return {place: value for place, value in self.values.items() if place[0] == "error"}
+
+    @property
     def resid_final(self) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream that the final norm reads."""
         return self.values["resid_post", self.model.n_layers - 1]
@@ -83,15 +88,19 @@ class Run:
         rows: Rows | None = None,
         attention: bool = False,
         mlps: bool = False,
+        gains: bool = False,
         errors: Errors = "freeze",
+        errors_of: "Run | None" = None,
         visit: Visit | None = None,
     ) -> Forward:
-        """A pass that continues this run in `rows`, with attention or MLPs frozen at it."""
+        """A pass that continues this run in `rows`, with attention, MLPs or gains frozen at it; errors may be another run's."""
+        theirs = {} if errors_of is None else errors_of.errors
         frozen = Frozen(
-            values=self.values,
+            values={**self.values, **theirs},
             rows=self.all_rows if rows is None else rows,
             attention=attention,
             mlps=mlps,
+            gains=gains,
         )
         passing = {} if visit is None else {"visit": visit}
         return Forward(
@@ -111,11 +120,12 @@ def capture(spliced: Spliced, tokens: Int[Tensor, "batch pos"]) -> Run:
     The model runs once, with the user's hooks asleep; then its anatomy computes the same again, and must
     arrive at the same logits.
 
-    **Raises:** ShapeError for tokens that are not `[batch pos]`; SpliceError where the architecture computes
+    **Raises:** ConfigError for tokens that are not ids `[batch pos]`; SpliceError where the architecture computes
     something its anatomy does not describe.
     """
-    check_tokens(tokens)
     host = spliced.host
+    spliced.check_installed()
+    check_tokens(host, tokens, "circuits")
     tokens = tokens.to(host.device)
     model = take_apart(spliced)
     seen = observe(host, model.anatomy, tokens, keep=spliced.torch_hooks)
@@ -164,18 +174,18 @@ def take_apart(spliced: Spliced) -> TracedModel:
     )
 
 
-def check_tokens(tokens: object) -> None:
-    """Raise ShapeError unless `tokens` is an integer tensor `[batch pos]`."""
-    if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
-        return
-    raise ShapeError(
-        "tokens",
-        got=f"{type(tokens).__name__} {tuple(tokens.shape)}"
-        if isinstance(tokens, Tensor)
-        else f"{type(tokens).__name__}",
-        expected="an integer tensor [batch pos]",
-        do="Use model.to_tokens(text).",
-    )
+def as_run(spliced: Spliced, tokens: "Run | Tensor") -> Run:
+    """The run, or the run on these tokens; raises SpliceError for a run of another splice."""
+    if not isinstance(tokens, Run):
+        return capture(spliced, tokens)
+    if tokens.spliced is not spliced:
+        raise SpliceError(
+            "run",
+            got="a run of another splice",
+            expected="a run of this one",
+            do="Capture it again with this splice.",
+        )
+    return tokens
 
 
 def _sparse(features: Tensor | SparseFeatures) -> SparseFeatures:

@@ -91,12 +91,12 @@ class Swap:
         carried: Float[Tensor, "batch pos d_out"] | None = None,
     ) -> Float[Tensor, "batch pos d_out"]:
         """The reconstruction from the features of the layers given, plus what others have `carried` here."""
-        bias, skip = self._constant
-        y = bias if carried is None else carried + bias
+        x = x.to(self.b_dec.dtype)
+        y = self.b_dec if carried is None else carried + self.b_dec
         for source in self.sources:
             if source in features:
                 y = y + product(features[source], self.decoder(source))
-        return y if skip is None else y + x.to(skip.dtype) @ skip
+        return y if self.W_skip is None else y + x @ self.W_skip
 
     def decoder(self, source: int) -> Float[Tensor, "feature d_out"]:
         """The decoder with which the features of layer `source` write here."""
@@ -115,11 +115,19 @@ class Swap:
         return (self.layer,)
 
     @property
-    def _constant(self) -> tuple[Tensor, Tensor | None]:
+    def b_dec(self) -> Float[Tensor, " d_out"]:
+        """The bias of what it writes."""
         if isinstance(self.coder, CrossLayerTranscoder):
-            j, skips = self.coder.layers.index(self.layer), self.coder.W_skip
-            return self.coder.b_dec[j], None if skips is None else skips[j]
-        return self.coder.b_dec, self.coder.W_skip
+            return self.coder.b_dec[self.coder.layers.index(self.layer)]
+        return self.coder.b_dec
+
+    @property
+    def W_skip(self) -> Float[Tensor, "d_in d_out"] | None:
+        """The skip connection, where there is one."""
+        if isinstance(self.coder, Transcoder):
+            return self.coder.W_skip
+        skips = self.coder.W_skip
+        return None if skips is None else skips[self.coder.layers.index(self.layer)]
 
     @property
     def n_features(self) -> int:

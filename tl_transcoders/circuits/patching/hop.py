@@ -1,0 +1,143 @@
+"""From what senders become to what receivers read, and from what receivers become to the metric."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_transcoders.circuits.metrics import AbstractMetric
+from tl_transcoders.circuits.nodes import Logits, Node
+from tl_transcoders.circuits.patching.edits import Edit, Edits
+from tl_transcoders.circuits.patching.freeze import ErrorPolicy, Freeze
+from tl_transcoders.circuits.patching.respond import Place, Responder, place_of
+from tl_transcoders.splice.trace.forward import Forward, Rows, Spot
+from tl_transcoders.splice.trace.run import Run
+
+Arrived = dict[Place, Float[Tensor, "row pos d_model"]]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """Steps of a patch in some rows of a base run.
+
+    `errors` is what errors are wherever something is computed again; `source` serves errors="source".
+    """
+
+    run: Run
+    rows: Rows
+    freeze: Freeze
+    errors: ErrorPolicy
+    source: Run | None = None
+
+    def arrive(self, edits: Sequence[Edit], receivers: Iterable[Node]) -> Arrived:
+        """What receivers read when senders are edited and heads keep their base values."""
+        places = {place_of(node, self.run) for node in receivers}
+        last = self.run.model.n_layers
+        seen: Arrived = {}
+        put = self._edits(edits)
+
+        def visit(spot: Spot, layer: int, value: Any) -> Any:
+            value = put(spot, layer, value)
+            if (spot, layer) in places:
+                seen[spot, layer] = value
+            return value
+
+        start = min(edit.layer for edit in edits)
+        stop = max(min(layer + 1, last) for _, layer in places)
+        forward = self._forward(visit, between=True)
+        x = forward.run(self.rows.of(self.run.entering(start)), start=start, stop=stop)
+        if ("logits_in", last) in places:
+            seen["logits_in", last] = x
+        return seen
+
+    def answer(self, receivers: Iterable[Node], arrived: Arrived) -> list[Edit]:
+        """What receivers other than logits become."""
+        responder = Responder(run=self.run, rows=self.rows, freeze=self.freeze)
+        return [
+            edit
+            for node in receivers
+            if not isinstance(node, Logits)
+            for edit in responder.edits(node, arrived[place_of(node, self.run)])
+        ]
+
+    def as_senders(self, edits: Sequence[Edit]) -> list[Edit]:
+        """What edited receivers write: new queries, keys and values become what their heads mix."""
+        readers = [edit for edit in edits if edit.spot in ("q", "k", "v")]
+        others = [edit for edit in edits if edit.spot not in ("q", "k", "v")]
+        layers = sorted({edit.layer for edit in readers})
+        return [
+            *others,
+            *(self._mixed([e for e in readers if e.layer == layer]) for layer in layers),
+        ]
+
+    def live(self, edits: Sequence[Edit]) -> Float[Tensor, "row pos d_model"]:
+        """The last residual stream when everything after the edited receivers runs."""
+        forward = self._forward(self._edits(edits))
+        start = min((edit.layer for edit in edits), default=0)
+        return forward.run(self.rows.of(self.run.entering(start)), start=start)
+
+    def _mixed(self, edits: list[Edit]) -> Edit:
+        layer = edits[0].layer
+        channels = [edit.channels for edit in edits if edit.channels is not None]
+        heads = torch.cat(channels, dim=1)
+        positions = torch.arange(
+            min((int(p) for edit in edits for p in edit.positions), default=self.run.shape[1]),
+            self.run.shape[1],
+            device=heads.device,
+        )
+        z = self._forward(self._edits(edits)).z(
+            layer, self.rows.of(self.run.values["resid_pre", layer])
+        )
+        base = self.rows.of(self.run.values["z", layer])
+        index = heads[:, None, :, None].expand(-1, z.shape[1], -1, z.shape[3])
+        value, before = (t.gather(2, index)[:, positions - self.rows.first] for t in (z, base))
+        return Edit(
+            spot="z", layer=layer, positions=positions, value=value, base=before, channels=heads
+        )
+
+    def _edits(self, edits: Sequence[Edit]) -> Edits:
+        return Edits(edits, first=self.rows.first, length=self.run.shape[1])
+
+    def _forward(self, visit: Any, *, between: bool = False) -> Forward:
+        errors_of = self.source if self.errors == "source" else None
+        return self.run.forward(
+            rows=self.rows,
+            attention=between,
+            mlps=between and self.freeze.mlps,
+            gains=between and self.freeze.gain,
+            errors="freeze" if self.errors == "source" else self.errors,
+            errors_of=errors_of,
+            visit=visit,
+        )
+
+
+def read_metric(
+    run: Run,
+    metric: AbstractMetric,
+    x: Float[Tensor, "row pos d_model"],
+    rows: Rows,
+    *,
+    gain: bool = False,
+) -> Float[Tensor, " row"]:
+    """The metric of every row, from its last residual stream at the positions from `rows.first` on.
+
+    With `gain`, the final norm keeps the base run's σ.
+    """
+    anatomy, length = run.model.anatomy, run.shape[1]
+    scale = anatomy.ln_final.scale(rows.of(run.resid_final)) if gain else None
+    if metric.pos is None:
+        logits = torch.cat([rows.before(run.logits), anatomy.logits(x, scale)], dim=1)
+        return metric.of_rows(logits, rows.example)
+    pos = metric.pos % length
+    unchanged = pos < rows.first
+    x = run.resid_final[rows.example, pos] if unchanged else x[:, pos - rows.first]
+    scale = None if unchanged or scale is None else scale[:, pos - rows.first]
+    tokens = metric.needs(anatomy.W_U.shape[1])
+    if tokens is None:
+        return metric.of_rows(anatomy.logits(x, scale), rows.example)
+    W_U, b_U = anatomy.W_U[:, tokens], anatomy.b_U[tokens]
+    return metric.of_rows(anatomy.capped(anatomy.ln_final(x, scale) @ W_U + b_U), rows.example)

@@ -1,0 +1,194 @@
+"""Path patching: what a sender does to a metric through chosen receivers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
+from tl_transcoders.circuits.nodes import Logits, Node, parse_node
+from tl_transcoders.circuits.patching.check import (
+    check_order,
+    check_pair,
+    check_receiver,
+    check_sender,
+    check_spliced,
+    normal,
+)
+from tl_transcoders.circuits.patching.edits import Edit
+from tl_transcoders.circuits.patching.freeze import ErrorPolicy, Freeze, Preset, as_freeze
+from tl_transcoders.circuits.patching.hop import Arrived, Hop, read_metric
+from tl_transcoders.circuits.patching.send import from_source
+from tl_transcoders.errors import ConfigError
+from tl_transcoders.hosts import quiet
+from tl_transcoders.splice import Spliced
+from tl_transcoders.splice.trace.run import Run, as_run
+
+Downstream = Literal["live", "direct"]
+Nodes = Sequence[Node | str]
+Prompts = Run | Int[Tensor, "batch pos"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchResult:
+    """The effect of a patch on every prompt's metric, and the metric of the two runs."""
+
+    effect: Float[Tensor, " batch"]
+    base: Float[Tensor, " batch"]
+    source: Float[Tensor, " batch"]
+
+    @property
+    def share(self) -> Float[Tensor, " batch"]:
+        """effect / (source − base); infinite or NaN where the runs do not differ."""
+        return self.effect / (self.source - self.base)
+
+
+def path_patch(
+    spliced: Spliced,
+    base: Prompts,
+    source: Prompts,
+    *,
+    senders: Nodes,
+    receivers: Nodes,
+    metric: Metric,
+    via: Sequence[Nodes] = (),
+    freeze: Preset | Freeze = "edge",
+    downstream: Downstream = "live",
+) -> PatchResult:
+    """What senders do to a metric through the receivers alone.
+
+        effect = m(base with receivers as if senders were ← source) − m(base)
+
+    Senders take their values in the source run; each receiver answers to the residual stream that follows
+    when everything between is frozen; then receivers keep their answers and all after them runs.
+
+    **Arguments:**
+
+    - `base`, `source`: tokens `[batch pos]` of equal length, or `Run`s of this splice.
+    - `senders`: heads, features, errors, whole MLPs, `embed`, as nodes or text (`"a4.h2"`, `"f3.7@5"`).
+    - `receivers`: `"a5.h1<q>"`, `"a5.kv0<k>"`, features, errors, MLPs, `"logits"`.
+    - `metric`: a ready metric, or a function of logits `[batch pos vocab]` that returns `[batch]`.
+    - `via`: groups of nodes in between, in order: each receives from the group before it and sends to the next.
+    - `freeze`: `"edge"`, `"wang"`, `"linear"` or a `Freeze`.
+    - `downstream`: `"live"`, or `"direct"` for what receivers write to the logits directly.
+
+    **Raises:** ShapeError for prompts of unequal length; ConfigError for a node the model does not have, a
+    receiver before its sender, or errors nothing keeps.
+
+    Source: Wang et al. 2022, Interpretability in the Wild, appendix B; Goldowsky-Dill et al. 2023, Localizing
+    Model Behavior with Path Patching.
+
+    ```python
+    with tlt.splice(model, transcoders) as spliced:
+        result = tlt.path_patch(
+            spliced, base, source, senders=["a0.h1"], receivers=["f2.7"], metric=metric
+        )
+    result.effect
+    ```
+    """
+    check_spliced(spliced)
+    base_run, source_run = runs_of(spliced, base, source)
+    groups = normal_groups([senders, *via, receivers], base_run)
+    measured = as_metric(metric, base_run.shape[0])
+    hop = hop_of(base_run, source_run, as_freeze(freeze))
+    with torch.no_grad(), quiet(spliced.host):
+        edits = [from_source(node, base_run, source_run, hop.rows) for node in groups[0]]
+        patched = follow(hop, edits, groups[1:], measured, downstream)
+        return PatchResult(
+            effect=patched - unpatched(hop, measured, downstream),
+            base=read_metric(base_run, measured, base_run.resid_final, hop.rows),
+            source=read_metric(source_run, measured, source_run.resid_final, hop.rows),
+        )
+
+
+def runs_of(spliced: Spliced, base: Prompts, source: Prompts) -> tuple[Run, Run]:
+    """The two runs of a pair; raises ShapeError where their prompts differ in length."""
+    tokens = [run.tokens if isinstance(run, Run) else run for run in (base, source)]
+    check_pair(spliced, *tokens)
+    return as_run(spliced, base), as_run(spliced, source)
+
+
+def normal_groups(groups: Iterable[Nodes], run: Run) -> list[list[Node]]:
+    """Groups of nodes as records with positions counted from the start, checked to follow one another."""
+    found = [
+        [normal(parse_node(n) if isinstance(n, str) else n, run) for n in group] for group in groups
+    ]
+    for group in found:
+        _check_some(group, "senders and receivers")
+    for node in found[0]:
+        check_sender(node)
+    for sending, receiving in pairwise(found):
+        for node in receiving:
+            check_receiver(node)
+        check_order(sending, receiving, run)
+    return found
+
+
+def hop_of(base: Run, source: Run | None, freeze: Freeze) -> Hop:
+    """The steps of a patch over whole prompts; raises ConfigError for live errors that the splice does not keep."""
+    keeps = any(swap.policy != "drop" for swap in base.model.coders.values())
+    if freeze.errors == "live" and not keeps:
+        raise ConfigError(
+            "Freeze.errors",
+            got='"live" in a splice with error="drop"',
+            expected="a splice that runs the original MLPs",
+            do='Splice with error="keep".',
+        )
+    errors: ErrorPolicy = freeze.errors or ("freeze" if freeze.mlps or not keeps else "live")
+    return Hop(run=base, rows=base.all_rows, freeze=freeze, errors=errors, source=source)
+
+
+def follow(
+    hop: Hop,
+    edits: list[Edit],
+    groups: Sequence[Sequence[Node]],
+    metric: AbstractMetric,
+    downstream: Downstream,
+) -> Float[Tensor, " row"]:
+    """The metric of every row when edits pass through groups of receivers, one after the other."""
+    arrived: Arrived = {}
+    for i, group in enumerate(groups):
+        sent = edits if i == 0 else hop.as_senders(edits)
+        arrived = hop.arrive(sent, group)
+        edits = hop.answer(group, arrived)
+    x = arrived.get(("logits_in", hop.run.model.n_layers))
+    if edits:
+        beyond = _beyond(hop, edits, downstream)
+        base = hop.rows.of(hop.run.resid_final)
+        x = beyond if x is None else x + (beyond - base)
+    assert x is not None  # a group that is not empty leaves edits or reaches the logits
+    gain = hop.freeze.gain and not edits
+    return read_metric(hop.run, metric, x, hop.rows, gain=gain)
+
+
+def unpatched(hop: Hop, metric: AbstractMetric, downstream: Downstream) -> Float[Tensor, " row"]:
+    """The metric without any patch: the base run's, or that of the base run with errors of another kind."""
+    x = hop.rows.of(hop.run.resid_final)
+    if hop.errors in ("zero", "source") and downstream == "live":
+        x = hop.live([])
+    return read_metric(hop.run, metric, x, hop.rows)
+
+
+def _beyond(hop: Hop, edits: list[Edit], downstream: Downstream) -> Tensor:
+    if downstream == "live":
+        return hop.live(edits)
+    if downstream == "direct":
+        place = ("logits_in", hop.run.model.n_layers)
+        frozen = replace(hop, freeze=Freeze())
+        return frozen.arrive(hop.as_senders(edits), [Logits()])[place]
+    raise ConfigError(
+        "downstream",
+        got=repr(downstream),
+        expected='"live" or "direct"',
+        do="Choose what happens after the receivers.",
+    )
+
+
+def _check_some(nodes: Sequence[Node], name: str) -> None:
+    if not nodes:
+        raise ConfigError(name, got="no nodes", expected="at least one", do="Name the nodes.")
