@@ -189,6 +189,10 @@ class AbstractHost(ABC):
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         """The rotation of the first `length` positions, by what `rotary_hooks` showed; None where there is none."""
 
+    @abstractmethod
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """How many positions a key-value cache holds for the block of a layer when it is called with these arguments."""
+
     # what is done to it
 
     @abstractmethod

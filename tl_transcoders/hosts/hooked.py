@@ -81,6 +81,10 @@ class HookedHost(AbstractHost):
         bias = getattr(ln2, "b", None)
         return NormWeights(gain.detach().clone(), None if bias is None else bias.detach().clone())
 
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        entry = kwargs.get("past_kv_cache_entry")
+        return 0 if entry is None else entry.past_keys.shape[1]
+
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}
 

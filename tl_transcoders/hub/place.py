@@ -7,7 +7,6 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from tl_transcoders.errors import HubError
-from tl_transcoders.hub.files import check_named
 from tl_transcoders.hub.repository import Repository
 from tl_transcoders.hub.source import AbstractSource, Folder
 
@@ -22,7 +21,6 @@ def open_source(
 
     **Raises:** HubError where it is neither, or cannot be reached.
     """
-    check_named(source, "source")
     if isinstance(source, Path) or (source and Path(source).exists()):
         _refuse_revision(str(source), revision)
         return Folder(Path(source))

@@ -44,6 +44,11 @@ class ForwardState:
         self._pass = _Pass()
 
     @property
+    def masks(self) -> bool:
+        """Whether it excludes by a mask, which fits one batch of prompts only."""
+        return self._exclude is not None and self._exclude.dtype == torch.bool
+
+    @property
     def edited(self) -> dict[int, Tensor | SparseFeatures]:
         """Features of the layers so far, as hooks left them."""
         return self._pass.edited

@@ -71,6 +71,12 @@ class Spliced:
         """Ids of the torch hooks through which the host calls what was spliced."""
         return self._installation.torch_hooks
 
+    @property
+    def holds_prompts(self) -> bool:
+        """Whether it holds something that belongs to the prompts of one batch: a mask, or frozen errors."""
+        stored = [hooked.error.stored for hooked in self.hooked.values()]
+        return self._state.masks or any(error is not None and len(error) > 1 for error in stored)
+
     def excluded(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
         """The positions of a run on `tokens` that are left to the original MLP; None for none."""
         return self._state.excluded_in(tokens)
