@@ -216,7 +216,9 @@ def test_strengths_run_one_by_one_where_the_splice_is_bound_to_the_prompts(mask:
 
 
 @every_host
-@pytest.mark.parametrize("kind", [TOPK, Kind("clt", TopK(5), cross_layer=True)], ids=case_id)
+@pytest.mark.parametrize(
+    "kind", [Kind("topk", TopK(5)), Kind("clt", TopK(5), cross_layer=True)], ids=case_id
+)
 def test_constrained_edits_move_the_residual_stream_by_what_they_write(
     host: Host, kind: Kind
 ) -> None:

@@ -77,6 +77,7 @@ def ends_of(text: str) -> tuple[list[Node], Node]:
 
 def linear_chain(*, skip: bool) -> Truth:
     """A. embed → f0.0 → a1.h0<v> → f1.0, e1 (and a skip) → logits: x · 2 · 3 · (5 + ½ (+ 2))."""
+    # A skip is no node: it belongs to the way from a1.h0 to the logits.
     fixed = {"queries": [{"last": SURE}], "keys": [{"src": 1.0}], "values": [{"m": 1.0}]}
     first = Layer(
         features=[
@@ -125,7 +126,9 @@ def linear_chain(*, skip: bool) -> Truth:
         base=(0, 1, 0, 3),
         source=(0, 2, 0, 3),
         effects=chain | dict.fromkeys(decoys, 0.0) | {"f1.0 + e1": 66.0},
-        edges=edges | dict.fromkeys(nothing.split(), 0.0),
+        edges=edges
+        | dict.fromkeys(nothing.split(), 0.0)
+        | {"a1.h0->logits": 24.0 if skip else 0.0},
         gradients=chain
         | dict.fromkeys(("embed", "f0.0", "a1.h0"), total - 6)
         | dict.fromkeys(decoys, 0.0),

@@ -33,6 +33,7 @@ from tl_transcoders.circuits.nodes import (
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
+from tl_transcoders.transcoders import CrossLayerTranscoder
 
 Preset = Literal["edge", "wang", "linear"]
 Errors = Literal["freeze", "live", "zero"]
@@ -85,7 +86,8 @@ def live_path_patch(
     - `errors`: what errors are where something is computed again: as in the base run, as mlp(x) − transcoder(x) of
       the new x, or zero. By default live under `"wang"`, else frozen.
 
-    Under `"linear"` a whole MLP or an error responds exactly, to an input with a frozen norm scale.
+    Under `"linear"` a whole MLP or an error responds exactly, to an input with a frozen norm scale, and post-norms
+    stay live. Skip connections pass on what changes before them, also where the rest of a transcoder is held.
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B; Hanna et al. 2023, How does GPT-2 compute
     greater-than?
@@ -219,6 +221,8 @@ class PathPatch:
         for sender in senders:
             sent = _sending_place(sender)
             edits[sent].append(_put(sender, self.theirs[sent]))
+        if self.freeze != "wang":
+            self._let_skips_pass(edits, thawed=_thawed(receiver))
         if place[0] == "features" and self.freeze == "linear":
             return self._gated(place, edits)
         return self.runner.run(self.base, edits, [place])[1][place]
@@ -234,6 +238,9 @@ class PathPatch:
                 case Logits():
                     change = _only(receiver, responses[receiver] - self.ours["final", 0])
                     edits["final", 0].append(lambda value, change=change: value + change)
+                    if self.freeze == "linear":
+                        scale: Place = ("ln_final.hook_scale", 0)
+                        edits[scale].append(_always(self.ours[scale]))
                 case Head(layer, head, "k" | "v") if self._heads_per_group > 1:
                     private[Head(layer, head)].append(receiver)
                 case _:
@@ -261,8 +268,7 @@ class PathPatch:
 
     def _frozen(self, receiver: Node, senders: Sequence[Node]) -> defaultdict[Place, list[Put]]:
         """Heads at their base values, and unless MLPs may respond those too, but for the receiver's own."""
-        part, layer = _place_of(receiver)
-        thawed = layer if part in ("features", "error", "mlp_out") else None
+        thawed = _thawed(receiver)
         wang = self.freeze == "wang"
         edits = self._errors(self.errors if wang else "freeze", after=min(map(_depth, senders)))
         held: set[Part] = {"z"} if wang else {"z", "mlp_in", "read"}
@@ -270,9 +276,29 @@ class PathPatch:
             held |= set(SCALES)
         for place, value in self.ours.items():
             own = place[0] in ("mlp_in", "read") and place[1] == thawed
+            own |= place[0] == "mlp_in" and self._skip(place[1]) is not None
             if place[0] in held and not own:
                 edits[place].append(_always(value))
         return edits
+
+    def _let_skips_pass(self, edits: defaultdict[Place, list[Put]], *, thawed: int | None) -> None:
+        """A skip connection is no node: where features are held, it still passes on what changes before it."""
+        for layer in self.runner.spliced.layers:
+            skip = self._skip(layer)
+            if skip is not None and layer != thawed:
+                read, error = _passing(self.ours["read", layer], skip)
+                edits["read", layer].append(read)
+                edits["read", layer] = edits["read", layer][::-1]
+                edits["error", layer].append(error)
+
+    def _skip(self, layer: int) -> Tensor | None:
+        if layer not in self.runner.spliced.hooked:
+            return None
+        transcoder = self.runner.spliced.hooked[layer].transcoder
+        if isinstance(transcoder, CrossLayerTranscoder):
+            skips = transcoder.W_skip
+            return None if skips is None else skips[transcoder.layers.index(layer)]
+        return transcoder.W_skip
 
     def _errors(self, policy: Errors, *, after: float) -> defaultdict[Place, list[Put]]:
         edits: defaultdict[Place, list[Put]] = defaultdict(list)
@@ -361,6 +387,26 @@ def _within(node: Node) -> tuple[int, ...]:
             return (index,)
         case _:
             return ()
+
+
+def _thawed(receiver: Node) -> int | None:
+    """The layer whose MLP must answer for this receiver to have a value."""
+    match receiver:
+        case Feature(layer) | Error(layer) | Mlp(layer):
+            return layer
+        case _:
+            return None
+
+
+def _passing(base: Tensor, skip: Tensor) -> tuple[Put, Put]:
+    """For what a held transcoder reads and for the error it adds: the skip of the change between them."""
+    seen: list[Tensor] = []
+
+    def read(value: Tensor) -> Tensor:
+        seen[:] = [value - base]
+        return value
+
+    return read, lambda error: error + seen.pop() @ skip
 
 
 def _always(values: Tensor) -> Put:
