@@ -12,6 +12,8 @@ from tl_transcoders.circuits.nodes import Error as Error
 from tl_transcoders.circuits.nodes import Feature as Feature
 from tl_transcoders.circuits.nodes import Head as Head
 from tl_transcoders.circuits.nodes import Mlp as Mlp
+from tl_transcoders.circuits.patching import Freeze as Freeze
+from tl_transcoders.circuits.patching import path_patch as path_patch
 from tl_transcoders.evaluation import Effect as Effect
 from tl_transcoders.evaluation import LayerReport as LayerReport
 from tl_transcoders.evaluation import Report as Report
@@ -47,6 +49,7 @@ __all__ = [
     "Effect",
     "Error",
     "Feature",
+    "Freeze",
     "Head",
     "HookedTranscoder",
     "Intervened",
@@ -69,6 +72,7 @@ __all__ = [
     "intervene",
     "intervening",
     "load",
+    "path_patch",
     "push_to_hub",
     "releases",
     "save",

@@ -546,6 +546,7 @@ def post_norm() -> Truth:
             "a0.h0->f0.0": 0.0,
             "embed->logits": 0.0,
         },
+        linear={"a0.h0->logits": written(1), "f0.0->logits": 6 * written(1)},
     )
 
 

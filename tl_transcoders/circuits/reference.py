@@ -39,7 +39,7 @@ Preset = Literal["edge", "wang", "linear"]
 Errors = Literal["freeze", "live", "zero"]
 Part = Literal[
     "embed", "q", "k", "v", "z", "mlp_in", "read", "pre", "features", "error", "mlp_out",
-    "ln1.hook_scale", "ln2.hook_scale", "ln_final.hook_scale", "final",
+    "ln1.hook_scale", "ln2.hook_scale", "ln1_post.hook_scale", "ln2_post.hook_scale", "ln_final.hook_scale", "final",
 ]  # fmt: skip
 Place = tuple[Part, int]
 Put = Callable[[Tensor], Tensor]
@@ -60,7 +60,13 @@ NAMES: Final[Mapping[Part, str]] = {
 }
 ATTENTION: Final = 0.25
 MLP: Final = 0.75
-SCALES: Final[tuple[Part, ...]] = ("ln1.hook_scale", "ln2.hook_scale", "ln_final.hook_scale")
+POST_SCALES: Final[tuple[Part, ...]] = ("ln1_post.hook_scale", "ln2_post.hook_scale")
+SCALES: Final[tuple[Part, ...]] = (
+    "ln1.hook_scale",
+    "ln2.hook_scale",
+    "ln_final.hook_scale",
+    *POST_SCALES,
+)
 
 
 @torch.no_grad()
@@ -86,8 +92,7 @@ def live_path_patch(
     - `errors`: what errors are where something is computed again: as in the base run, as mlp(x) − transcoder(x) of
       the new x, or zero. By default live under `"wang"`, else frozen.
 
-    Under `"linear"` a whole MLP or an error responds exactly, to an input with a frozen norm scale, and post-norms
-    stay live. Skip connections pass on what changes before them, also where the rest of a transcoder is held.
+    Under `"linear"` a whole MLP or an error responds exactly, to an input with a frozen norm scale. Skip connections pass on what changes before them, also where the rest of a transcoder is held.
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B; Hanna et al. 2023, How does GPT-2 compute
     greater-than?
@@ -136,6 +141,12 @@ class Runner:
             ("ln_final.hook_scale", 0),
             *((part, layer) for layer in range(self.spliced.host.n_layers) for part in parts),
             *((part, layer) for layer in self.spliced.layers for part in CODED),
+            *(
+                (part, layer)
+                for layer in range(self.spliced.host.n_layers)
+                for part in POST_SCALES
+                if f"blocks.{layer}.{part}" in self.spliced.model.hook_dict
+            ),
         ]
 
     def run(

@@ -186,6 +186,10 @@ class AbstractHost(ABC):
         """
 
     @abstractmethod
+    def attention_scale(self, layer: int) -> float:
+        """What products of queries and keys are multiplied with, as the model declares it."""
+
+    @abstractmethod
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         """The rotation of the first `length` positions, by what `rotary_hooks` showed; None where there is none."""
 

@@ -77,6 +77,10 @@ class BridgeHost(AbstractHost):
             f"{kind}_{part}": getattr(module, f"{kind}_{part}") for part in "QKVO" for kind in "Wb"
         }
 
+    def attention_scale(self, layer: int) -> float:
+        wrapped = self.block(layer)._modules["attn"]._modules["_original_component"]  # pyright: ignore[reportOptionalMemberAccess]
+        return getattr(wrapped, "scaling", self.model.cfg.d_head**-0.5)
+
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         cos, sin = (seen.get(f"blocks.{layer}.{name}") for name in self.rotary_hooks)
         if cos is None or sin is None:

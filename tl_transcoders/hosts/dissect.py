@@ -20,6 +20,10 @@ MASKED: Final = -1e30
 """Scores below this belong to keys a query may not see."""
 
 
+TINY: Final = 1e-20
+"""Below this sum of squares, scores say nothing about their scale."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -155,7 +159,8 @@ def _wiring(host: AbstractHost, anatomy: Anatomy, layer: int, seen: dict[str, Te
         attention.turn_k(attention.k(x), bare),
     )
     found, computed = scores[visible].double(), products[visible].double()
-    scale = float((found @ computed) / (computed @ computed).clamp(min=1e-30))
+    size = float(computed @ computed)
+    scale = float(found @ computed) / size if size > TINY else host.attention_scale(layer)
     gap = (found - scale * computed).abs().max() / found.abs().max().clamp(min=1e-3)
     if gap > (0.05 if host.dtype in (torch.float16, torch.bfloat16) else 1e-3):
         raise SpliceError(

@@ -64,6 +64,9 @@ class HookedHost(AbstractHost):
         names = [f"{kind}_{part}" for part in "QKVO" for kind in "Wb"]
         return {name: getattr(module, f"_{name}" if name in shared else name) for name in names}
 
+    def attention_scale(self, layer: int) -> float:
+        return 1 / self.model.cfg.attn_scale
+
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         module: Any = self.block(layer).attn
         if self.model.cfg.positional_embedding_type != "rotary":

@@ -72,6 +72,7 @@ class Responder:
                 yield self._feature(node, self.run.model.coders[layer], index, x)
             case Error(layer):
                 self._check_nonlinear(node)
+                self._check_own_features(node, self.run.model.coders[layer])
                 yield self._edit(node, "error", layer, self._error(self.run.model.coders[layer], x))
             case Mlp(layer):
                 self._check_nonlinear(node)
@@ -173,6 +174,15 @@ class Responder:
             if channels is None
             else torch.tensor(channels, device=value.device).expand(len(value), -1),
         )
+
+    def _check_own_features(self, node: Node, swap: Swap) -> None:
+        if not self.freeze.mlps and len(swap.sources) > 1:
+            raise ConfigError(
+                write_node(node),
+                got="the error of a cross-layer transcoder, with MLPs running in between",
+                expected="features of earlier layers that stay as they were",
+                do='Use the preset "edge" for this receiver.',
+            )
 
     def _check_nonlinear(self, node: Node) -> None:
         if self.freeze.gain:

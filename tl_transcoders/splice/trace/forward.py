@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tl_transcoders.hosts import Anatomy, Block, Norm, Wiring
@@ -54,11 +54,13 @@ class Rows:
     example: Int[Tensor, " row"]
     first: int = 0
 
-    def of(self, value: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "row pos *rest"]:
+    def of(self, value: Shaped[Tensor, "batch pos *rest"]) -> Shaped[Tensor, "row later *rest"]:
         """What a base run holds for these rows and positions."""
         return value[self.example, self.first :]
 
-    def before(self, value: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "row pos *rest"]:
+    def before(
+        self, value: Shaped[Tensor, "batch pos *rest"]
+    ) -> Shaped[Tensor, "row earlier *rest"]:
         """What a base run holds for these rows at the positions before."""
         return value[self.example, : self.first]
 
