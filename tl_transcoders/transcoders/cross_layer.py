@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.transcoders.activations import TopK, activate, needs_threshold
 from tl_transcoders.transcoders.config import CrossLayerConfig
-from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse
+from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse, pre_activations
 from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.sparse import SparseFeatures
 from tl_transcoders.transcoders.transcoder import check_presence, check_shape
@@ -107,7 +107,7 @@ class CrossLayerTranscoder(nn.Module):
     ) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc of one layer."""
         i = self._position(layer)
-        return einsum(x, self.W_enc[i], "... d_in, d_in feature -> ... feature") + self.b_enc[i]
+        return pre_activations(x, self.W_enc[i], self.b_enc[i])
 
     def activate(
         self, layer: int, pre: Float[Tensor, "*batch feature"]

@@ -1,10 +1,12 @@
-"""The choice between the dense and the sparse route."""
+"""The choice between the dense and the sparse route, and between an encoder in memory and one in a file."""
 
 import torch
+from einops import einsum
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_transcoders.transcoders.kernels import TopKEncode
+from tl_transcoders.transcoders.pages import give_back, lies_in_file
 from tl_transcoders.transcoders.sparse import SparseFeatures
 
 GATHER_BELOW = 0.08
@@ -12,6 +14,39 @@ GATHER_BELOW = 0.08
 
 Measured by `python -m benchmarks.density`.
 """
+
+BLOCK = 8 << 20
+"""How many bytes of an encoder in a file are in memory at a time; smaller encoders stay there."""
+
+
+def pre_activations(
+    x: Float[Tensor, "*batch d_in"],
+    W_enc: Float[Tensor, "d_in feature"],
+    b_enc: Float[Tensor, " feature"],
+) -> Float[Tensor, "*batch feature"]:
+    """x @ W_enc + b_enc; an encoder that is mapped from a file leaves memory again, block by block."""
+    if _is_large(W_enc) and lies_in_file(W_enc):
+        return _by_blocks(x, W_enc.T, b_enc)
+    return einsum(x, W_enc, "... d_in, d_in feature -> ... feature") + b_enc
+
+
+def _is_large(W_enc: Tensor) -> bool:
+    mapped = isinstance(W_enc, nn.Parameter) and W_enc.T.is_contiguous()
+    return mapped and W_enc.nbytes > BLOCK and not torch.compiler.is_compiling()
+
+
+def _by_blocks(
+    x: Float[Tensor, "*batch d_in"],
+    rows: Float[Tensor, "feature d_in"],
+    b_enc: Float[Tensor, " feature"],
+) -> Float[Tensor, "*batch feature"]:
+    n = max(1, BLOCK // rows[0].nbytes)
+    found = []
+    for block, bias in zip(rows.split(n), b_enc.split(n), strict=True):
+        found.append(nn.functional.linear(x, block, bias))
+        give_back(block)
+    give_back(rows)  # the system may have read ahead, or behind, into blocks that were done
+    return torch.cat(found, dim=-1)
 
 
 def gather_if_sparse(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tl_transcoders.errors import ConfigError, ShapeError
 from tl_transcoders.transcoders.activations import TopK, activate, needs_threshold
 from tl_transcoders.transcoders.config import TranscoderConfig
-from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse
+from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse, pre_activations
 from tl_transcoders.transcoders.sparse import SparseFeatures
 
 
@@ -94,7 +94,7 @@ class Transcoder(nn.Module):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc."""
-        return einsum(x, self.W_enc, "... d_in, d_in feature -> ... feature") + self.b_enc
+        return pre_activations(x, self.W_enc, self.b_enc)
 
     def activate(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """act(pre)."""
