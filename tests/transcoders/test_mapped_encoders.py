@@ -96,6 +96,22 @@ def test_blocks_compute_what_the_whole_computes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_the_number_of_threads_is_what_it_was(tmp_path: Path) -> None:
+    made, before = transcoder(mapped(tmp_path)), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made.encode(torch.randn(3, D))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError):
+            made.pre_activations(torch.randn(3, D).double())
+        assert torch.get_num_threads() == 2
+        made.encode(torch.randn(encode.FEW + 1, D))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_an_edited_encoder_stays_edited(tmp_path: Path) -> None:
     made, x = transcoder(mapped(tmp_path)), torch.randn(3, D)
     made.encode(x)

@@ -1,5 +1,8 @@
 """The choice between the dense and the sparse route, and between an encoder in memory and one in a file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -17,6 +20,9 @@ Measured by `python -m benchmarks.density`.
 
 BLOCK = 8 << 20
 """How many bytes of an encoder in a file are in memory at a time; smaller encoders stay there."""
+
+FEW = 64
+"""Up to how many inputs reading a block takes longer than multiplying with it."""
 
 
 def pre_activations(
@@ -42,11 +48,26 @@ def _by_blocks(
 ) -> Float[Tensor, "*batch feature"]:
     n = max(1, BLOCK // rows[0].nbytes)
     found = []
-    for block, bias in zip(rows.split(n), b_enc.split(n), strict=True):
-        found.append(nn.functional.linear(x, block, bias))
-        give_back(block)
-    give_back(rows)  # the system may have read ahead, or behind, into blocks that were done
-    return torch.cat(found, dim=-1)
+    with _threads_for(x):
+        for block, bias in zip(rows.split(n), b_enc.split(n), strict=True):
+            found.append(nn.functional.linear(x, block, bias))
+            give_back(block)
+        give_back(rows)  # the system may have read ahead, or behind, into blocks that were done
+        return torch.cat(found, dim=-1)
+
+
+@contextmanager
+def _threads_for(x: Float[Tensor, "*batch d_in"]) -> Iterator[None]:
+    """One thread for few inputs: threads would wait for memory, and at the end of every block for one another."""
+    before = torch.get_num_threads()
+    if x[..., 0].numel() > FEW or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gather_if_sparse(
