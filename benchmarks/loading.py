@@ -12,8 +12,8 @@ runs with `lazy_encoder=True, lazy_decoder=True`.
   file count.
 
 Nobody can do with less than one pass over the encoder of layer 0: `floor_bytes` of mapped file, and
-`floor_seconds` to multiply with it once it is in memory. circuit-tracer maps its files too and reads no more
-than that, so half of its memory would be less than the floor. The files are in the page cache for everybody.
+`floor_seconds` to multiply with it once it is in memory. This package reads it block by block and unmaps every
+block after use; the peers keep all of it. The files are in the page cache for everybody.
 """
 
 import json

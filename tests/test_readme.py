@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"README.md": 4, "docs/index.md": 1, "docs/concepts.md": 1, "docs/kinds.md": 3}
+PAGES = {
+    "README.md": 4,
+    "docs/index.md": 1,
+    "docs/concepts.md": 1,
+    "docs/kinds.md": 3,
+    "docs/formats.md": 4,
+}
 
 
 @pytest.mark.parametrize(("page", "n_blocks"), PAGES.items())

@@ -55,7 +55,15 @@ CODED: Final[Mapping[Part, str]] = {
 NAMES: Final[Mapping[Part, str]] = {
     "embed": "blocks.0.hook_resid_pre",
     **{part: f"blocks.{{layer}}.attn.hook_{part}" for part in ("q", "k", "v", "z")},
-    **{part: f"blocks.{{layer}}.{part}" for part in ("ln1.hook_scale", "ln2.hook_scale")},
+    **{
+        part: f"blocks.{{layer}}.{part}"
+        for part in (
+            "ln1.hook_scale",
+            "ln2.hook_scale",
+            "ln1_post.hook_scale",
+            "ln2_post.hook_scale",
+        )
+    },
     "ln_final.hook_scale": "ln_final.hook_scale",
 }
 ATTENTION: Final = 0.25

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.hub.build import build, transcoder_config
 from tl_transcoders.hub.circuit_tracer_config import CircuitTracerConfig
+from tl_transcoders.hub.layouts import gemma_scope_2_weights as gemma_scope_2
 from tl_transcoders.hub.npz import read_npz
 from tl_transcoders.hub.request import Request
-from tl_transcoders.hub.tensors import Dims, checked, read_tensors, stored_shapes
+from tl_transcoders.hub.tensors import Dims, Stored, checked, read_tensors, stored_shapes
 from tl_transcoders.transcoders import (
     JumpReLU,
     ReLU,
@@ -20,8 +23,8 @@ from tl_transcoders.transcoders import (
 )
 
 THRESHOLD = "activation_function.threshold"
-
-Shapes = Mapping[str, tuple[int, ...]]
+GEMMA_SCOPE_2 = "params.safetensors"
+"""What every file of Gemma Scope 2 is called."""
 
 
 def read_transcoder(
@@ -30,17 +33,9 @@ def read_transcoder(
     """One `layer_{i}.safetensors`, mapped; `W_skip` is published `[d_out d_in]` and viewed transposed."""
     if path.suffix == ".npz":
         return _read_gemma_scope(path, layer, cfg, request)
-    shapes = stored_shapes(path)
-    dims = sizes(path, shapes, W_enc="W_enc", b_enc="b_enc", b_dec="b_dec")
-    expected: dict[str, Dims] = {
-        "W_enc": pick(dims, "feature", "d_in"),
-        "W_dec": pick(dims, "feature", "d_out"),
-        "b_enc": pick(dims, "feature"),
-        "b_dec": pick(dims, "d_out"),
-    }
-    optional = {"W_skip": pick(dims, "d_out", "d_in"), THRESHOLD: pick(dims, "feature")}
-    expected |= {name: dims for name, dims in optional.items() if name in shapes}
-    tensors = read_tensors(path, expected, request)
+    if path.name == GEMMA_SCOPE_2:
+        return _read_gemma_scope_2(path, layer, cfg, request)
+    tensors = read_tensors(path, partial(_expected, path), request)
     threshold = checked_threshold(path, tensors, THRESHOLD)
     skip = tensors.get("W_skip")
     return _transcoder(
@@ -53,6 +48,18 @@ def read_transcoder(
         W_skip=None if skip is None else skip.T,
         threshold=threshold,
     )
+
+
+def _expected(path: Path, shapes: Stored) -> dict[str, Dims]:
+    dims = sizes(path, shapes, W_enc="W_enc", b_enc="b_enc", b_dec="b_dec")
+    always: dict[str, Dims] = {
+        "W_enc": pick(dims, "feature", "d_in"),
+        "W_dec": pick(dims, "feature", "d_out"),
+        "b_enc": pick(dims, "feature"),
+        "b_dec": pick(dims, "d_out"),
+    }
+    optional = {"W_skip": pick(dims, "d_out", "d_in"), THRESHOLD: pick(dims, "feature")}
+    return always | {name: dims for name, dims in optional.items() if name in shapes}
 
 
 def _read_gemma_scope(
@@ -74,6 +81,24 @@ def _read_gemma_scope(
     return _transcoder(layer, cfg, **tensors)
 
 
+def _read_gemma_scope_2(
+    path: Path, layer: int, cfg: CircuitTracerConfig, request: Request
+) -> Transcoder:
+    """A `params.safetensors` of Gemma Scope 2, which a list may name."""
+    ours = transcoder_config(
+        path.name,
+        layer=layer,
+        **gemma_scope_2.sizes(path),
+        activation=JumpReLU(),
+        skip="affine_skip_connection" in stored_shapes(path),
+        read=cfg.read,
+        write=cfg.write,
+    )
+    tensors = read_tensors(path, gemma_scope_2.shapes(ours), request)
+    checked_threshold(path, tensors, "threshold")
+    return build(ours, gemma_scope_2.weights(tensors))
+
+
 def _transcoder(layer: int, cfg: CircuitTracerConfig, **weights: Any) -> Transcoder:
     d_in, n_features = weights["W_enc"].shape
     threshold, skip = weights.get("threshold"), weights.get("W_skip")
@@ -92,7 +117,7 @@ def _transcoder(layer: int, cfg: CircuitTracerConfig, **weights: Any) -> Transco
     ).requires_grad_(False)
 
 
-def sizes(path: Path, shapes: Shapes, *, W_enc: str, b_enc: str, b_dec: str) -> dict[str, int]:
+def sizes(path: Path, shapes: Stored, *, W_enc: str, b_enc: str, b_dec: str) -> dict[str, int]:
     """Widths by the biases, so that a transposed matrix is seen to be one."""
     n_features, d_out = (
         shapes[name][0] if name in shapes and len(shapes[name]) == 1 else 0

@@ -1,9 +1,9 @@
 """Where transcoders are read from: a folder on disk, or a repository on the hub."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import final
 
@@ -89,5 +89,10 @@ class Folder(AbstractSource):
 
 def names_below(folder: Path) -> frozenset[str]:
     """Names of files relative to `folder`: its own first, then those below, at most `MAX_NAMES`."""
-    found = islice(chain(folder.iterdir(), folder.rglob("*")), MAX_NAMES)
-    return frozenset(path.relative_to(folder).as_posix() for path in found if path.is_file())
+    names: list[str] = []
+    for parent, _, files in os.walk(folder):
+        below = Path(parent).relative_to(folder)
+        names += [(below / name).as_posix() for name in files if Path(parent, name).is_file()]
+        if len(names) >= MAX_NAMES:
+            break
+    return frozenset(names[:MAX_NAMES])

@@ -1,7 +1,7 @@
 """Reading a safetensors file: mapped into memory, checked by its header, nothing copied."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from tl_transcoders.hub.request import Request
 Dims = Mapping[str, int]
 """A tensor's dimensions in order, by name."""
 
+Stored = Mapping[str, tuple[int, ...]]
+"""The shapes of a file's tensors, by name."""
+
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -26,20 +29,28 @@ _DTYPE_NAMES = {
 }
 
 
-def read_tensors(path: Path, shapes: Mapping[str, Dims], request: Request) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path,
+    shapes: Mapping[str, Dims] | Callable[[Stored], Mapping[str, Dims]],
+    request: Request,
+) -> dict[str, Tensor]:
     """Exactly the tensors named in `shapes`, backed by the file: a page is read when it is first touched.
+
+    `shapes` may be a function of the shapes that are stored, where no config says how large they are.
 
     **Raises:** TranscoderFormatError where the file is no safetensors file, holds other names, or a tensor
     has another shape or is not floating-point; with `request.verify` also for NaN and infinity.
     """
     with _opened(path) as file:
-        _check_names(path.name, set(file.keys()), set(shapes))
-        for name, dims in shapes.items():
-            header = file.get_slice(name)
+        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
+        expected = shapes(stored) if callable(shapes) else shapes
+        _check_names(path.name, set(stored), set(expected))
+        for name, dims in expected.items():
             where = f"{path.name}, {name}"
-            _check_dtype(where, header.get_dtype())
-            _check_shape(where, tuple(header.get_shape()), dims)
-        tensors = {name: file.get_tensor(name) for name in shapes}
+            _check_dtype(where, headers[name].get_dtype())
+            _check_shape(where, stored[name], dims)
+        tensors = {name: file.get_tensor(name) for name in expected}
     if request.verify:
         for name, tensor in tensors.items():
             _check_finite(f"{path.name}, {name}", tensor)

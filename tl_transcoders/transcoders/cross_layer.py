@@ -108,7 +108,9 @@ class CrossLayerTranscoder(nn.Module):
     ) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc of one layer."""
         i = self._position(layer)
-        return pre_activations(x, self.W_enc[i], self.b_enc[i])
+        return pre_activations(
+            x, self.W_enc[i], self.b_enc[i], ranked=isinstance(self.cfg.activation, TopK)
+        )
 
     def activate(
         self, layer: int, pre: Float[Tensor, "*batch feature"]

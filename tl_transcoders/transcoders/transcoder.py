@@ -97,7 +97,9 @@ class Transcoder(nn.Module):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc."""
-        return pre_activations(x, self.W_enc, self.b_enc)
+        return pre_activations(
+            x, self.W_enc, self.b_enc, ranked=isinstance(self.cfg.activation, TopK)
+        )
 
     def activate(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """act(pre)."""

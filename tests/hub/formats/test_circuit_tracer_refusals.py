@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tl_transcoders as tlt
 from tests.hub.client import Client
+from tests.hub.published import gemma_scope_2
 from tests.hub.published.circuit_tracer import SET_CONFIG, THRESHOLD, write_clt, write_set
 from tests.hub.repositories import Hub
 from tl_transcoders.errors import HubError, TranscoderFormatError
@@ -178,3 +179,20 @@ def test_a_list_of_gemma_scope(hub: Hub, client: Client, tmp_path: Path) -> None
     pre = x @ weights["W_enc"].T + weights["b_enc"]
     y = (pre * (pre > weights[THRESHOLD])) @ weights["W_dec"] + weights["b_dec"]
     torch.testing.assert_close(loaded[0](x), y)
+
+
+@pytest.mark.parametrize("case", ["transcoder_all/*_small", "transcoder_all/*_affine"])
+def test_a_list_of_gemma_scope_2(hub: Hub, client: Client, tmp_path: Path, case: str) -> None:
+    gemma_scope_2.write(tmp_path / "scope", case=case)
+    hub.publish("google/scope-2", tmp_path / "scope")
+    (tmp_path / "list").mkdir()
+    folder = case.replace("*", "layer_0_width_16k_l0" + ("_small" if "affine" in case else ""))
+    entry = f"hf://google/scope-2/{folder}/params.safetensors"
+    (tmp_path / "list" / "config.yaml").write_text(listing(entry))
+    listed = client.run(tlt.load, tmp_path / "list", trust=["google/scope-2"])
+    kind = "transcoder_all_affine" if "affine" in case else "transcoder_all"
+    direct = tlt.load(tmp_path / "scope", kind=kind, layers=[0])
+    assert isinstance(direct, tlt.TranscoderSet)
+    x = torch.randn(3, 5)
+    assert torch.equal(listed[0](x), direct[0](x))
+    assert listed[0].cfg.skip == ("affine" in case)
