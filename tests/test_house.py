@@ -14,7 +14,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 import tl_transcoders as tlt
-from tl_transcoders import errors
+from tl_transcoders import errors, hub
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tl_transcoders"
@@ -33,6 +33,16 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
+OF_HUB = {
+    "from_sae_lens",
+    "from_sparsify",
+    "save_circuit_tracer",
+    "save_sae_lens",
+    "to_sae_lens",
+}
+"""Documented names that are reached through `tl_transcoders.hub` alone."""
+
+
 def documented(page: str) -> set[str]:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return {
@@ -47,7 +57,12 @@ def test_import_contracts_hold() -> None:
 
 
 def test_public_names_are_the_documented_names() -> None:
-    assert set(tlt.__all__) == documented("api.md")
+    assert set(tlt.__all__) | OF_HUB == documented("api.md")
+
+
+def test_what_only_the_hub_offers_is_there() -> None:
+    assert set(vars(hub)) >= OF_HUB
+    assert OF_HUB.isdisjoint(tlt.__all__)
 
 
 def test_public_names_exist() -> None:

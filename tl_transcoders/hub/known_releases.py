@@ -73,7 +73,7 @@ GEMMA_2 = (
         read="ln2_normalized",
         write="mlp_out",
         format="circuit-tracer",
-        note="a list of google/gemma-scope-2b-pt-transcoders files",
+        note="files of google/gemma-scope-2b-pt-transcoders: name it in trust=",
     ),
     Release(
         name="gemma-scope-transcoders-mntss",
@@ -85,7 +85,7 @@ GEMMA_2 = (
         read="ln2_normalized",
         write="mlp_out",
         format="circuit-tracer",
-        note="a list of google/gemma-scope-2b-pt-transcoders files",
+        note="files of google/gemma-scope-2b-pt-transcoders: name it in trust=",
     ),
     Release(
         name="gemma-2-2b-skip-mntss",
