@@ -41,6 +41,8 @@ OF_HUB = {
     "to_sae_lens",
 }
 """Documented names that are reached through `tl_transcoders.hub` alone."""
+OF_PATCHING = {"ActiveFeatures", "AllHeads", "PatchResult", "SweepResult", "sweep"}
+"""Those reached through `tl_transcoders.circuits.patching`."""
 
 
 def documented(page: str) -> set[str]:
