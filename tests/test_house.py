@@ -59,7 +59,7 @@ def test_import_contracts_hold() -> None:
 
 
 def test_public_names_are_the_documented_names() -> None:
-    assert set(tlt.__all__) | OF_HUB == documented("api.md")
+    assert set(tlt.__all__) | OF_HUB | OF_PATCHING == documented("api.md")
 
 
 def test_what_only_the_hub_offers_is_there() -> None:
