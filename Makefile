@@ -25,10 +25,12 @@ test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its
 	$(RUN) -m pytest -n 2
 	$(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
 
-test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests; fetches both models once
+test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests, fetching both models once, and the whole case table
 	$(RUN) -m examples.real_models all
 	$(RUN) -m pytest -m real tests/real
 	$(ON_TL3) $(RUN) -m pytest -m "real and cases" tests/real
+	TLT_WHOLE_TABLE=1 $(RUN) -m pytest -n 2 -m "cases and not real"
+	TLT_WHOLE_TABLE=1 $(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
 
 lint: $(VENV)/.lint ## ruff, import contracts, pyright
 	$(BIN)/ruff check .

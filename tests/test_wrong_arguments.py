@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 PREAMBLE = """
-import json, sys, torch
+import copy, json, sys, torch
 import tl_transcoders as tlt
 from tl_transcoders.errors import TLTranscodersError
 from tests.cases import HOSTS, Kind, tokens
@@ -23,6 +23,11 @@ splice, train = tlt.splice, tlt.train
 def spliced(act, **options):
     with splice(model, transcoders, **options) as s:
         return act(s)
+
+def with_nan():
+    damaged = copy.deepcopy(transcoders[1])
+    damaged.W_dec.data[5, 3] = torch.nan
+    return damaged
 
 def message(case):
     try:
@@ -45,6 +50,8 @@ CASES = {
     "spliced(lambda s: tlt.evaluate(s, ids[0]))": "evaluate: got torch.int64 of shape (7,)",
     "spliced(lambda s: tlt.evaluate(s, ids + 50))": "evaluate: got the id 101; expected token ids of shape [batch pos], from 0 to 52",
     "spliced(lambda s: tlt.evaluate(s, -ids - 1))": "evaluate: got the id -52",
+    "spliced(lambda s: tlt.evaluate(s, ids, mask=ids[:, 1:] > 0))": "ShapeError evaluate, mask: got torch.bool of shape (3, 6); expected torch.bool of shape (3, 7)",
+    "spliced(lambda s: tlt.evaluate(s, ids, batch_size=0.5))": "ConfigError evaluate, batch_size: got 0.5",
     "spliced(lambda s: tlt.evaluate(model, ids))": "evaluate: got TransformerBridge; expected what tl_transcoders.splice returns",
     "spliced(lambda s: s.freeze('text'), error='freeze')": "freeze: got the text 'text'",
     "splice(model, transcoders, error='freeze', base=ids.float())": "base: got torch.float32 of shape (3, 7)",
@@ -84,6 +91,35 @@ CASES = {
     "tlt.train_cross_layer(model, config={}, tokens=ids)": "ConfigError config: got dict; expected a TrainConfig",
     # files
     "tlt.save({1: transcoders[1]}, 'nowhere')": "ConfigError transcoders: got dict; expected a Transcoder, TranscoderSet or CrossLayerTranscoder",
+    # what is left of wrong arguments
+    "tlt.TranscoderConfig(layer=1, d_in=2, d_out=2, n_features=3, skip='no')": "ConfigError transcoder of layer 1: got skip='no'; expected True or False",
+    "tlt.TranscoderConfig(layer=1, d_in=2, d_out=2, n_features=3, folded=None)": "ConfigError transcoder of layer 1: got folded=None",
+    "tlt.CrossLayerConfig(layers=3, d_in=2, d_out=2, n_features=3)": "ConfigError layers: got 3",
+    "tlt.CrossLayerConfig(layers=(0, True), d_in=2, d_out=2, n_features=3)": "ConfigError layers: got (0, True)",
+    "tlt.TranscoderSet([transcoders[0]])": "ConfigError transcoder set: got list; expected a mapping",
+    "tlt.TranscoderSet({0: None})": "ConfigError transcoder set: got {0: 'NoneType'}",
+    "tlt.TranscoderSet({True: transcoders[1]})": "ConfigError transcoder set: got {True: 'Transcoder'}",
+    "tlt.save(transcoders, None)": "ConfigError folder: got None; expected a path or a name",
+    "tlt.save(copy.deepcopy(transcoders[1]).to('meta'), 'nowhere')": "ConfigError W_enc.T: got a tensor on the meta device",
+    "tlt.save(copy.deepcopy(transcoders[1]).to(torch.float8_e4m3fn), 'nowhere')": "ConfigError W_enc.T: got torch.float8_e4m3fn",
+    "tlt.save(with_nan(), 'nowhere')": "ConfigError W_dec: got NaN or infinite values",
+    "tlt.load(None)": "ConfigError source: got None",
+    "tlt.load(b'x')": "ConfigError source: got b'x'",
+    "tlt.load('.', dtype='float32')": "ConfigError dtype: got 'float32'; expected a floating-point dtype",
+    "tlt.load('.', dtype=torch.float8_e4m3fn)": "ConfigError dtype: got torch.float8_e4m3fn",
+    "tlt.load('.', device='cude')": "ConfigError device: got 'cude'; expected a device that torch can use here",
+    "tlt.load('.', device=None)": "ConfigError device: got None",
+    "splice(model, transcoders, exclude=[53])": "ConfigError exclude: got [53] (the vocabulary ends at 52)",
+    "splice(model, transcoders, exclude=[-1])": "ConfigError exclude: got [-1] (the vocabulary",
+    "splice(model, transcoders, exclude=b'x')": "ConfigError exclude: got b'x'",
+    "config(seed='a')": "ConfigError TrainConfig.seed: got 'a'; expected an integer from 0",
+    "config(lr='x')": "ConfigError TrainConfig.lr: got 'x'; expected more than 0",
+    "config(lr=float('inf'))": "ConfigError TrainConfig.lr: got inf",
+    "config(betas=(0.9,))": "ConfigError TrainConfig.betas: got (0.9,); expected two numbers",
+    "config(betas=0.9)": "ConfigError TrainConfig.betas: got 0.9; expected two numbers",
+    "config(data_units='no')": "ConfigError TrainConfig.data_units: got 'no'; expected True or False",
+    "config(batch_size=None)": "ConfigError TrainConfig.batch_size: got None; expected an integer above 0",
+    "config(auxk=None)": "ConfigError TrainConfig.auxk: got None; expected 0 or more",
 }
 
 

@@ -1,5 +1,17 @@
 """Swap the MLPs of a TransformerLens model for sparse transcoders and hook their features."""
 
+from tl_transcoders.circuits.interventions import Ablate as Ablate
+from tl_transcoders.circuits.interventions import Add as Add
+from tl_transcoders.circuits.interventions import Intervened as Intervened
+from tl_transcoders.circuits.interventions import Patch as Patch
+from tl_transcoders.circuits.interventions import Scale as Scale
+from tl_transcoders.circuits.interventions import Set as Set
+from tl_transcoders.circuits.interventions import intervene as intervene
+from tl_transcoders.circuits.interventions import intervening as intervening
+from tl_transcoders.circuits.nodes import Error as Error
+from tl_transcoders.circuits.nodes import Feature as Feature
+from tl_transcoders.circuits.nodes import Head as Head
+from tl_transcoders.circuits.nodes import Mlp as Mlp
 from tl_transcoders.evaluation import Effect as Effect
 from tl_transcoders.evaluation import LayerReport as LayerReport
 from tl_transcoders.evaluation import Report as Report
@@ -27,15 +39,25 @@ from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
 
 __all__ = [
+    "Ablate",
+    "Add",
     "BatchTopK",
     "CrossLayerConfig",
     "CrossLayerTranscoder",
     "Effect",
+    "Error",
+    "Feature",
+    "Head",
     "HookedTranscoder",
+    "Intervened",
     "JumpReLU",
     "LayerReport",
+    "Mlp",
+    "Patch",
     "ReLU",
     "Report",
+    "Scale",
+    "Set",
     "Spliced",
     "TopK",
     "TrainConfig",
@@ -44,6 +66,8 @@ __all__ = [
     "TranscoderSet",
     "check",
     "evaluate",
+    "intervene",
+    "intervening",
     "load",
     "push_to_hub",
     "releases",

@@ -154,6 +154,24 @@ def test_what_no_metric_can_be(make: Callable[[], AbstractMetric], message: str)
         make()
 
 
+class Averaging(AbstractMetric):
+    """A metric that breaks the rule."""
+
+    pos, batch = -1, None
+
+    def needs(self, vocab: int) -> None:
+        """Every token."""
+
+    def of_rows(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """One number for all."""
+        return logits.mean() + rows.sum()
+
+
+def test_a_metric_class_that_averages() -> None:
+    with pytest.raises(ShapeError, match=r"metric: got shape \(\); expected a tensor \[batch=3\]"):
+        Averaging()(some_logits())
+
+
 def test_what_the_logits_do_not_hold() -> None:
     with pytest.raises(ConfigError, match="got token 10; expected a token of the vocabulary, 0 to"):
         METRICS["diff"](some_logits()[..., :10])

@@ -1,14 +1,15 @@
 """`evaluate` against the definitions, written out."""
 
 import io
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 import tl_transcoders as tlt
-from tests.cases import BOS, HOSTS, Host, Kind, case_id, tokens
-from tl_transcoders.errors import ShapeError
+from tests.cases import BOS, HOSTS, PAD, Host, Kind, case_id, tokens
+from tl_transcoders.errors import ShapeError, TLTranscodersError
 from tl_transcoders.evaluation.behaviour import ROWS, Predictions
 from tl_transcoders.hosts import resolve_host
 from tl_transcoders.transcoders import TopK
@@ -83,6 +84,67 @@ def test_predictions_compare_as_defined_however_many_rows() -> None:
     torch.testing.assert_close(predictions.loss(), -p[:, :-1].gather(-1, text[:, 1:, None])[..., 0])
     with pytest.raises(AssertionError):
         torch.testing.assert_close(kl, (q.exp() * (q - p)).sum(-1))
+
+
+def test_an_exclude_mask_goes_with_its_prompts() -> None:
+    model = HOSTS[0].build()
+    transcoders = Kind("topk", TopK(5)).build(model)
+    prompts = tokens(5)
+    mask = torch.rand(prompts.shape) < 0.3
+    with tlt.splice(model, transcoders, exclude=mask) as spliced:
+        whole = tlt.evaluate(spliced, prompts, batch_size=5)
+        parts = tlt.evaluate(spliced, prompts, batch_size=2)
+        with pytest.raises(
+            ShapeError, match=r"exclude mask: got shape \(5, 7\) for tokens \(10, 7\)"
+        ):
+            tlt.evaluate(spliced, prompts.repeat(2, 1), batch_size=5)
+    assert parts.spliced.loss == pytest.approx(whole.spliced.loss)
+    assert parts.layers[1].fvu == pytest.approx(whole.layers[1].fvu)
+    assert parts.layers[1].l0 == pytest.approx(whole.layers[1].l0)
+
+
+@pytest.mark.parametrize("pad", [PAD, BOS])
+def test_padding_does_not_count(pad: int) -> None:
+    model = HOSTS[0].build()
+    padded = torch.cat([tokens(), torch.full((3, 4), pad)], dim=1)
+    with tlt.splice(model, Kind("topk", TopK(5)).build(model)) as spliced:
+        expected = tlt.evaluate(spliced, tokens())
+        given = None if pad == PAD else torch.arange(11).expand(3, 11) < 7
+        found = tlt.evaluate(spliced, padded, mask=given)
+        assert tlt.evaluate(spliced, padded).n_tokens == (21 if pad == PAD else 33)
+    assert found.n_tokens == expected.n_tokens == 21
+    assert found.original.loss == pytest.approx(expected.original.loss, rel=1e-5)
+    assert found.layers[1].fvu == pytest.approx(expected.layers[1].fvu, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": torch.zeros(3, 7, dtype=torch.bool)}, "no token that counts"),
+        ({"batch_size": 0}, "evaluate, batch_size: got 0; expected an integer above 0"),
+    ],
+)
+def test_options_that_leave_nothing_to_measure(options: dict[str, Any], message: str) -> None:
+    model = HOSTS[0].build()
+    with (
+        tlt.splice(model, Kind("topk", TopK(5)).build(model)) as spliced,
+        pytest.raises(TLTranscodersError, match=message),
+    ):
+        tlt.evaluate(spliced, tokens(), **options)
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if str(h).startswith("gpt2")], ids=case_id)
+def test_dropout_is_off(host: Host) -> None:
+    model = host.fresh()
+    transcoders = Kind("topk", TopK(5)).build(model)
+    with tlt.splice(model, transcoders) as spliced:
+        expected = tlt.evaluate(spliced, tokens())
+        model.train()
+        for module in spliced.host.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        assert tlt.evaluate(spliced, tokens()).original == expected.original
+        assert model.training
 
 
 def test_one_token_predicts_nothing() -> None:

@@ -144,6 +144,23 @@ def test_symlinks_that_leave_the_folder(folder: Path, tmp_path: Path, file: str)
     assert refusal(folder).got == "a file name that leaves the folder"
 
 
+def test_a_snapshot_may_link_to_the_blobs_of_its_own_repository_only(
+    folder: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--org--a" / "snapshots" / "1a2b3c"
+    snapshot.mkdir(parents=True)
+    (folder / "transcoders.json").rename(snapshot / "transcoders.json")
+    for repository in ("models--org--a", "models--org--b"):
+        blobs = tmp_path / repository / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / "blob").write_bytes((folder / WEIGHTS).read_bytes())
+    (snapshot / WEIGHTS).symlink_to(tmp_path / "models--org--a" / "blobs" / "blob")
+    load(snapshot)
+    (snapshot / WEIGHTS).unlink()
+    (snapshot / WEIGHTS).symlink_to(tmp_path / "models--org--b" / "blobs" / "blob")
+    assert refusal(snapshot).got == "a file name that leaves the folder"
+
+
 def test_symlinks_inside_the_folder_are_followed(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "weights")
     (folder / WEIGHTS).symlink_to("weights")

@@ -1,5 +1,6 @@
 """Save then load is the identity."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.hub.samples import ACTIVATIONS, assert_same, cross_layer, transcoder, transcoder_set
 from tl_transcoders.hub import load, save
+from tl_transcoders.splice import HookedTranscoder
 from tl_transcoders.transcoders import (
     Activation,
     CrossLayerTranscoder,
@@ -86,6 +88,35 @@ def test_a_decoder_tied_to_its_encoder_is_saved(tmp_path: Path) -> None:
     tied = Transcoder(cfg, W_enc=rows.T, b_enc=torch.ones(11), W_dec=rows, b_dec=torch.ones(5))
     assert tied.W_enc.data_ptr() == tied.W_dec.data_ptr()
     assert_same(_load_set(save(tied, tmp_path / "set"))[0], tied)
+
+
+@pytest.mark.parametrize("layers", [None, [5, 2], [1]])
+def test_an_index_in_another_order_gives_every_layer_its_own_weights(
+    tmp_path: Path, layers: list[int] | None
+) -> None:
+    original = transcoder_set(1, 2, 5)
+    folder = save(original, tmp_path / "set")
+    index = json.loads((folder / "transcoders.json").read_text())
+    index["layers"] = [index["layers"][i] for i in (2, 0, 1)]
+    (folder / "transcoders.json").write_text(json.dumps(index))
+    loaded = _load_set(folder, layers=layers, verify=True)
+    assert loaded.layers == tuple(sorted(layers or original.layers))
+    for layer in loaded:
+        assert_same(loaded[layer], original[layer])
+
+
+def test_one_layer_by_name_in_the_dtype_asked_for(tmp_path: Path) -> None:
+    folder = save(transcoder_set(1, 2), tmp_path / "set")
+    hooked = HookedTranscoder.from_pretrained(folder, layer=2, dtype=torch.float64, device="cpu")
+    assert_same(hooked.transcoder, transcoder_set(1, 2)[2].double())
+
+
+def test_weights_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
+    cfg = TranscoderConfig(layer=0, d_in=5, d_out=5, n_features=11)
+    buffer = torch.randn(11 * 5)
+    both = {"W_dec": buffer.view(11, 5), "b_dec": buffer[50:]}
+    shared = Transcoder(cfg, W_enc=torch.randn(5, 11), b_enc=torch.ones(11), **both)
+    assert_same(_load_set(save(shared, tmp_path / "set"))[0], shared)
 
 
 def test_some_layers_in_any_order(tmp_path: Path) -> None:

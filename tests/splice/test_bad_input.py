@@ -50,11 +50,18 @@ def with_nan(model: Any) -> Transcoder:
     return transcoder
 
 
+def with_a_bf16_decoder(model: Any) -> Transcoder:
+    transcoder = one(model)
+    transcoder.W_dec.data = transcoder.W_dec.data.bfloat16()
+    return transcoder
+
+
 REFUSED: list[tuple[str, Callable[[Any], Any], dict[str, Any], type[Exception], str]] = [
     ("layer out of range", lambda m: one(m, layer=3), {}, SpliceError, r"layer 3: got a model of 3 layers"),
     ("d_in of another model", lambda m: one(m, d_in=19), {}, ShapeError, r"got a transcoder with d_in=19; expected d_in=20"),
     ("d_out of another model", lambda m: one(m, d_out=19), {}, ShapeError, r"got a transcoder with d_out=19"),
     ("NaN", with_nan, {}, ConfigError, r"layer 1, W_dec: got NaN or infinite values"),
+    ("two dtypes", with_a_bf16_decoder, {}, ConfigError, r"layer 1: got weights of torch.bfloat16 and torch.float32"),
     ("another device", lambda m: one(m).to("meta"), {}, SpliceError, r"got weights on meta; expected weights on cpu"),
     ("float mask", one, {"exclude": torch.zeros(3, 7)}, ConfigError, r"exclude: got a tensor of torch.float32"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from tests.cases import FEATURES, HOSTS, Host, Kind, case_id, tokens
 from tl_transcoders.errors import HookNeverFiredError
 from tl_transcoders.hosts import all_hook_points, resolve_host
 from tl_transcoders.splice import splice
-from tl_transcoders.transcoders import TopK
+from tl_transcoders.transcoders import ReLU, TopK
 
 pytestmark = pytest.mark.cases
 
@@ -117,6 +117,40 @@ def test_an_edit_of_features_moves_the_output_by_its_decoder_rows(
     torch.testing.assert_close(edited, plain + 2 * row, atol=1e-4, rtol=1e-4)
 
 
+RELU = Kind("relu", ReLU())
+WRITTEN = [
+    (POST, TOPK, "drop"),
+    (POST, TOPK, "keep"),
+    (POST, RELU, "keep"),
+    (POST, CLT, "keep"),
+    ("blocks.1.mlp.hook_pre", TOPK, "keep"),
+    ("blocks.1.mlp.hook_pre", RELU, "keep"),
+]
+
+
+@every_host
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(("name", "kind", "error"), WRITTEN)
+def test_what_a_hook_writes_past_autograd_counts(
+    host: Host, mode: Any, name: str, kind: Kind, error: Any
+) -> None:
+    """torch does not count writes through .data, .numpy() or, in inference mode, any."""
+    model = host.build()
+
+    def returned(features: Tensor, hook: Any) -> Tensor:
+        return torch.cat([features[..., :7], features[..., 7:8] + 20, features[..., 8:]], dim=-1)
+
+    def written(features: Tensor, hook: Any) -> None:
+        features.data[..., 7] += 20
+
+    with splice(model, kind.build(model), error=error), mode():
+        plain = model(tokens())
+        properly = model.run_with_hooks(tokens(), fwd_hooks=[(name, returned)])
+        past = model.run_with_hooks(tokens(), fwd_hooks=[(name, written)])
+    assert not torch.allclose(properly, plain, atol=1e-3)
+    torch.testing.assert_close(past, properly, atol=1e-4, rtol=1e-4)
+
+
 @every_host
 def test_an_edit_of_pre_activations_goes_through_the_activation(host: Host) -> None:
     model = host.build()
@@ -175,6 +209,22 @@ def test_the_error_is_a_hook_point_and_can_be_edited(host: Host) -> None:
     torch.testing.assert_close(logits, base, atol=1e-4, rtol=0)
     assert cache["blocks.1.mlp.hook_error"].abs().max() > 0
     assert without["blocks.1.mlp.hook_error"].abs().max() == 0
+
+
+@every_host
+def test_a_hook_that_writes_into_the_error_leaves_the_base_run_alone(host: Host) -> None:
+    model = host.build()
+
+    def silence(error: Tensor, hook: Any) -> None:
+        error.zero_()
+
+    frozen = splice(model, TOPK.build(model), error="freeze", base=tokens())
+    with frozen, torch.no_grad():
+        before = model(tokens())
+        edited = model.run_with_hooks(tokens(), fwd_hooks=[("blocks.1.mlp.hook_error", silence)])
+        after = model(tokens())
+    assert not torch.equal(edited, before)
+    assert torch.equal(after, before)
 
 
 @every_host

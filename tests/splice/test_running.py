@@ -1,5 +1,7 @@
 """Ways of running a spliced model: excluded positions, padding, generation, bf16, part of the layers."""
 
+import copy
+import threading
 from typing import Any
 
 import pytest
@@ -20,8 +22,8 @@ from tests.cases import (
     case_id,
     tokens,
 )
-from tl_transcoders.errors import HookNeverFiredError, ShapeError
-from tl_transcoders.splice import splice
+from tl_transcoders.errors import HookNeverFiredError, ShapeError, SpliceError
+from tl_transcoders.splice import HookedTranscoder, splice
 from tl_transcoders.transcoders import TopK
 
 pytestmark = pytest.mark.cases
@@ -173,13 +175,109 @@ def test_bfloat16_models_run_with_either_precision_of_transcoders(host: Host) ->
         assert (logits.float() - base).norm() < 0.15 * base.norm()
 
 
-@pytest.mark.parametrize("host", [h for h in HOSTS if h.kind == "hooked"], ids=case_id)
-def test_starting_midway_is_refused_where_earlier_features_are_needed(host: Host) -> None:
+@pytest.mark.parametrize("host", HOSTS[:2], ids=case_id)
+@some_kinds
+@pytest.mark.parametrize("error", ["drop", "keep"])
+def test_autocast_reaches_the_model_and_not_the_transcoders(
+    host: Host, kind: Kind, error: Any
+) -> None:
     model = host.build()
-    with torch.no_grad(), splice(model, Kind("clt", cross_layer=True).build(model)):
-        _, cache = model.run_with_cache(tokens())
-        with pytest.raises(ValueError, match=r"no start_at_layer"):
-            model(cache["blocks.1.hook_resid_pre"], start_at_layer=1)
+    with splice(model, kind.build(model), error=error), torch.no_grad():
+        expected = model(tokens())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits, cache = model.run_with_cache(tokens())
+    posts = [value for name, value in cache.items() if value.shape[-1] == FEATURES]
+    assert len(posts) >= 3
+    assert {post.dtype for post in posts} == {torch.float32}
+    assert (logits - expected).norm() < 0.15 * expected.norm()
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if not h.processed], ids=case_id)
+@some_kinds
+def test_a_spliced_model_is_not_copied(host: Host, kind: Kind) -> None:
+    model = host.fresh()
+    transcoders = kind.build(model)
+    with splice(model, transcoders), torch.no_grad():
+        with pytest.raises(SpliceError, match=r"after spliced\.remove"):
+            copy.deepcopy(model)
+        logits = model(tokens())
+    copied = copy.deepcopy(model)
+    with splice(copied, transcoders), torch.no_grad():
+        torch.testing.assert_close(copied(tokens()), logits)
+
+
+def test_a_transcoder_that_stands_nowhere_is_copied() -> None:
+    hooked = HookedTranscoder(TOPK.build(HOSTS[0].build())[1])
+    copied = copy.deepcopy(hooked)
+    x = torch.randn(2, 3, 20)
+    assert torch.equal(copied(x), hooked(x))
+    copied.transcoder.b_dec.data += 1
+    assert not torch.equal(copied(x), hooked(x))
+
+
+@every_host
+@pytest.mark.parametrize("layers", [(0, 1, 2), (1, 2)])
+def test_starting_midway_is_refused_where_earlier_features_are_needed(
+    host: Host, layers: tuple[int, ...]
+) -> None:
+    model = host.build()
+    clt = Kind("clt", cross_layer=True, layers=layers).build(model)
+    with torch.no_grad(), splice(model, clt):
+        logits, cache = model.run_with_cache(tokens())
+        model(tokens(seed=2), stop_at_layer=2)
+        for start in range(3):
+            residual = cache[f"blocks.{start}.hook_resid_pre"]
+            if start > layers[0]:
+                with pytest.raises(SpliceError, match=r"no start_at_layer"):
+                    model(residual, start_at_layer=start)
+            elif start > 0:
+                found = model(residual, start_at_layer=start)
+                torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-5)
+
+
+@every_host
+@pytest.mark.parametrize("kind", [Kind("clt", TopK(5), cross_layer=True), TOPK], ids=case_id)
+def test_a_pass_does_not_mix_with_one_of_another_thread(host: Host, kind: Kind) -> None:
+    model = host.build()
+    exclude = None if kind.cross_layer else list(range(3, 30))
+    with splice(model, kind.build(model), exclude=exclude), torch.no_grad():
+        expected = [model(tokens(seed=seed)) for seed in (1, 2)]
+        found = run_within(model, tokens(seed=1), tokens(seed=2))
+    for logits, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(logits, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("host", [h for h in HOSTS if h.architecture == "gpt2"], ids=case_id)
+def test_a_tapped_pass_that_another_thread_disturbs_raises(host: Host) -> None:
+    model = host.build()
+    with (
+        splice(model, Kind("resid_mid", TopK(5), read="resid_mid").build(model)),
+        torch.no_grad(),
+        pytest.raises(HookNeverFiredError, match="in one thread"),
+    ):
+        run_within(model, tokens(seed=1), tokens(seed=2))
+
+
+def run_within(model: Any, outer: Tensor, inner: Tensor) -> list[Tensor]:
+    """Logits of two passes, the second of which runs in another thread while the first is in block 1."""
+    found: list[Tensor] = []
+
+    def run_inner() -> None:
+        with torch.no_grad():
+            found.append(model(inner))
+
+    def enter(_: Any, __: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=run_inner)
+            thread.start()
+            thread.join()
+
+    handle = model.blocks[1].register_forward_pre_hook(enter)
+    try:
+        found.insert(0, model(outer))
+    finally:
+        handle.remove()
+    return found
 
 
 def test_embeddings_in_place_of_tokens_are_refused_with_exclude() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.cases import Host
 from tests.training.models import config, model, tokens
 from tl_transcoders.errors import ConfigError, HubError
 from tl_transcoders.hub import load
@@ -163,6 +164,54 @@ def test_a_folder_with_a_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
     train(model(), layers=[0], config=kept, tokens=tokens())
     with pytest.raises(ConfigError, match="Pass resume= to continue that run"):
         train(model(), layers=[0], config=kept, tokens=tokens())
+
+
+def test_a_run_does_not_go_on_among_the_checkpoints_of_another(tmp_path: Path) -> None:
+    given = {"layers": [0], "tokens": tokens()}
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    train(model(), config=config(checkpoint=other, n_tokens=60, seed=1), **given)
+    with pytest.raises(StoppedError):
+        train(
+            model(),
+            config=config(checkpoint=mine, checkpoint_every=1),
+            on_step=stop_after(3),
+            **given,
+        )
+    before = last_checkpoint(other)
+    with pytest.raises(ConfigError, match=r"other, which holds a checkpoint; .* or .*mine\."):
+        train(model(), config=config(checkpoint=other), resume=mine, **given)
+    assert last_checkpoint(other) == before
+    elsewhere = config(checkpoint=tmp_path / "third")
+    resumed = train(model(), config=elsewhere, resume=mine, **given)
+    assert_same_bytes(resumed, train(model(), config=config(), **given))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    given = {"layers": [0], "tokens": tokens()}
+    train(model(), config=config(checkpoint=tmp_path), **given)
+    for other, message in (
+        (Host("llama-gqa", "bridge", False).build(), "model_name='tiny/llama-gqa'"),
+        (model(processed=True), "got folded=True; expected folded=False"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            train(other, config=config(), resume=tmp_path, **given)
+        assert message in str(raised.value)
+    with pytest.raises(ConfigError, match="cross_layer=True"):
+        train_cross_layer(model(), config=config(), resume=tmp_path, **given)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    steps: list[int] = []
+    with pytest.raises(HubError, match="got an error while writing"):
+        train(
+            model(),
+            layers=[0],
+            config=config(checkpoint=tmp_path / "file" / "run"),
+            tokens=tokens(),
+            on_step=lambda n, _: steps.append(n),
+        )
+    assert steps == []
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

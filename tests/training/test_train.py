@@ -157,7 +157,8 @@ def test_training_ends_at_n_tokens_or_with_the_stream() -> None:
         return seen[-1]
 
     assert 300 <= last(300, tokens()) < 300 + 73
-    assert last(10_000, iter([tokens()])) == LEARNABLE
+    with pytest.warns(UserWarning, match=f"{LEARNABLE} of TrainConfig.n_tokens=10000"):
+        assert last(10_000, iter([tokens()])) == LEARNABLE
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,18 @@ BAD = {
     ),
     "only excluded": ({"config": config(exclude=tuple(range(53)))}, "the 0 tokens there are"),
     "endless": ({"tokens": iter([tokens()])}, "got None with an iterable of tokens"),
+    "used up": (
+        {"tokens": iter([]), "config": config(n_tokens=9)},
+        "tokens: got an iterable without a token to learn from; expected 9 of them",
+    ),
+    "all excluded": (
+        {"tokens": iter([tokens()]), "config": config(n_tokens=9, exclude=tuple(range(53)))},
+        "got an iterable without a token to learn from",
+    ),
+    "no folder": (
+        {"config": {"checkpoint": ""}},
+        "TrainConfig.checkpoint: got ''; expected a folder",
+    ),
     "floats": ({"tokens": tokens().float()}, "got torch.float32 of shape (60, 16)"),
     "floats in an iterable": (
         {"tokens": no_tokens(), "config": config(n_tokens=9)},
@@ -197,12 +210,43 @@ BAD = {
 }
 
 
+def made(given: Any) -> Any:
+    return config(**given) if isinstance(given, dict) else given
+
+
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = {"model": model(), "layers": [1], "config": config(), "tokens": tokens(), **change}
     with pytest.raises(TLTranscodersError) as raised:
-        train(given.pop("model"), **given)
+        train(given.pop("model"), **{**given, "config": made(given["config"])})
     assert message in str(raised.value)
+
+
+def test_gradients_are_taken_where_the_caller_takes_none() -> None:
+    expected = train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+    with torch.no_grad():
+        found = train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+    assert_same_bytes(weights(found, 1), weights(expected, 1))
+    with torch.inference_mode(), pytest.raises(ConfigError, match=r"inside torch\.inference_mode"):
+        train(model(), layers=[1], config=config(n_tokens=300), tokens=tokens())
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("host", [host for host in HOSTS if host.architecture == "gpt2"], ids=str)
+def test_dropout_does_not_reach_what_is_learnt(host: Host) -> None:
+    subject = host.fresh()
+    given = config(n_tokens=300)
+    expected = train(subject, layers=[1], config=given, tokens=tokens())
+    subject.train()
+    host_modules = list(resolve_host(subject).modules())
+    for module in host_modules:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    modes = [module.training for module in host_modules]
+    assert any(modes)
+    found = train(subject, layers=[1], config=given, tokens=tokens())
+    assert_same_bytes(weights(found, 1), weights(expected, 1))
+    assert [module.training for module in host_modules] == modes
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:

@@ -21,6 +21,7 @@ from tl_transcoders.transcoders import (
     TopK,
     Transcoder,
     TranscoderConfig,
+    kernels,
 )
 from tl_transcoders.transcoders import encode as encode_module
 from tl_transcoders.transcoders.kernels import row_dots, segment_sum
@@ -94,7 +95,7 @@ def test_sparse_features_and_back() -> None:
     dense[0, 1] = 0
     sparse = SparseFeatures.from_dense(dense)
     assert torch.equal(sparse.to_dense(), dense)
-    assert sparse.density == (dense != 0).double().mean().item()
+    assert len(sparse.values) == (dense != 0).sum()
     W = torch.randn(11, 7)
     torch.testing.assert_close(sparse.matmul(W), dense @ W)
 
@@ -118,6 +119,29 @@ def test_kernels_against_index_add_and_products(dtype: torch.dtype) -> None:
     torch.testing.assert_close(segment_sum(values, indices, rows, x, FEATURES), summed, **loose)
     dots = (x[rows] * W[indices]).sum(-1)
     torch.testing.assert_close(row_dots(x, indices, offsets, W), dots, **loose)
+
+
+@pytest.mark.parametrize("rows", [13, 613])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_same_features_are_active_however_they_are_computed(
+    dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two routes may not break ties differently: bf16 rounds many pre-activations alike, and twins are equal."""
+    monkeypatch.setattr(kernels, "PART", 1 << 10)
+    cfg = TranscoderConfig(layer=0, d_in=17, d_out=17, n_features=424, activation=TopK(19))
+    t = randomise(Transcoder.init(cfg, seed=0)).to(dtype)
+    with torch.no_grad():
+        t.W_enc[:, 211:422], t.b_enc[211:422] = t.W_enc[:, :211], t.b_enc[:211]
+    x = torch.randn(rows, 17).to(dtype)
+    alone = t.features(x)
+    assert isinstance(alone, SparseFeatures)
+    _, beside = t.features_and_dense(x)
+    stepwise = t.activate(t.pre_activations(x))
+    with torch.enable_grad():
+        under_autograd = t.activate(t.pre_activations(x.clone().requires_grad_()))
+    assert (stepwise != 0).sum(-1).float().mean() > 9
+    for other in (beside, stepwise, under_autograd):
+        assert torch.equal(other, alone.to_dense())
 
 
 def test_density_decides_the_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +198,13 @@ def test_a_transposed_weight_is_named(name: str) -> None:
     weights[name] = weights[name].T
     with pytest.raises((ShapeError, TypeCheckError), match=rf"{name}"):
         Transcoder(t.cfg, **weights)
+
+
+def test_weights_of_two_dtypes_are_refused() -> None:
+    t = build(ReLU())
+    weights = {key: p.detach() for key, p in t.named_parameters()}
+    with pytest.raises(ConfigError, match=r"got weights of torch\.float32 and torch\.float64"):
+        Transcoder(t.cfg, **{**weights, "b_dec": weights["b_dec"].float()})
 
 
 def test_a_transposed_square_skip_changes_the_output() -> None:

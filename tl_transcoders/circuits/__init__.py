@@ -1,1 +1,22 @@
-"""Circuits: nodes, patching, attribution."""
+"""Circuits: nodes, metrics, tasks, patching, attribution."""
+
+from tl_transcoders.circuits.circuit import Circuit as Circuit
+from tl_transcoders.circuits.metrics import AbstractMetric as AbstractMetric
+from tl_transcoders.circuits.metrics import CustomMetric as CustomMetric
+from tl_transcoders.circuits.metrics import LogitDiff as LogitDiff
+from tl_transcoders.circuits.metrics import LogProb as LogProb
+from tl_transcoders.circuits.metrics import ProbDiff as ProbDiff
+from tl_transcoders.circuits.metrics import TokenLogit as TokenLogit
+from tl_transcoders.circuits.nodes import Edge as Edge
+from tl_transcoders.circuits.nodes import Embed as Embed
+from tl_transcoders.circuits.nodes import Error as Error
+from tl_transcoders.circuits.nodes import Feature as Feature
+from tl_transcoders.circuits.nodes import Head as Head
+from tl_transcoders.circuits.nodes import KeyValue as KeyValue
+from tl_transcoders.circuits.nodes import Logits as Logits
+from tl_transcoders.circuits.nodes import Mlp as Mlp
+from tl_transcoders.circuits.nodes import Node as Node
+from tl_transcoders.circuits.nodes import parse_node as parse_node
+from tl_transcoders.circuits.nodes import parse_path as parse_path
+from tl_transcoders.circuits.nodes import write_node as write_node
+from tl_transcoders.circuits.nodes import write_path as write_path

@@ -52,7 +52,8 @@ class AbstractMetric(ABC):
         tokens = self.needs(logits.shape[2])
         if tokens is not None:
             read = read[..., tokens.to(read.device)]
-        return self.of_rows(read, torch.arange(len(logits), device=logits.device))
+        value = self.of_rows(read, torch.arange(len(logits), device=logits.device))
+        return _checked(value, len(logits))
 
 
 @final
@@ -84,8 +85,8 @@ class LogitDiff(AbstractMetric):
     ) -> Float[Tensor, " row"]:
         """The value of every row."""
         tokens = torch.cat([self.answers, self.wrongs]).unique()
-        right = _at(logits, torch.searchsorted(tokens, self.answers), rows)
-        return right - _at(logits, torch.searchsorted(tokens, self.wrongs), rows)
+        right = _at(logits, _columns(tokens, self.answers), rows)
+        return right - _at(logits, _columns(tokens, self.wrongs), rows)
 
 
 @final
@@ -113,7 +114,7 @@ class TokenLogit(AbstractMetric):
         self, logits: Float[Tensor, "row *pos token"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The value of every row."""
-        return _at(logits, torch.searchsorted(self.answers.unique(), self.answers), rows)
+        return _at(logits, _columns(self.answers.unique(), self.answers), rows)
 
 
 @final
@@ -223,28 +224,17 @@ class CustomMetric(AbstractMetric):
         """
         batch, rows = len(rows) if self.prompts is None else self.prompts, rows.to(logits.device)
         if torch.equal(rows, torch.arange(batch, device=rows.device)):
-            return self._checked(logits)
+            return _checked(self.fn(logits), batch)
         _check_rows(rows, self.prompts)
         turn = torch.nn.functional.one_hot(rows, batch).cumsum(0).gather(1, rows[:, None])[:, 0]
         values, order = [], []
         for k in range(1, int(turn.max()) + 1):
             (mine,) = (turn == k).nonzero(as_tuple=True)
             whole = logits.new_zeros(batch, *logits.shape[1:])
-            values.append(self._checked(whole.index_copy(0, rows[mine], logits[mine]))[rows[mine]])
+            value = _checked(self.fn(whole.index_copy(0, rows[mine], logits[mine])), batch)
+            values.append(value[rows[mine]])
             order.append(mine)
         return torch.cat(values)[torch.cat(order).argsort()]
-
-    def _checked(self, logits: Tensor) -> Tensor:
-        value = self.fn(logits)
-        if isinstance(value, Tensor) and value.shape == logits.shape[:1]:
-            return value
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ShapeError(
-            "metric",
-            got=got,
-            expected=f"a tensor [batch={len(logits)}]: one value per prompt",
-            do="Return a value for every prompt of logits [batch pos vocab]; do not average.",
-        )
 
 
 Metric = AbstractMetric | Callable[[Tensor], Tensor]
@@ -269,6 +259,23 @@ def as_metric(metric: Metric, batch: int) -> AbstractMetric:
             do="Pass one of these.",
         )
     return CustomMetric(metric, batch)
+
+
+def _checked(value: object, batch: int) -> Tensor:
+    if isinstance(value, Tensor) and value.shape == (batch,):
+        return value
+    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise ShapeError(
+        "metric",
+        got=got,
+        expected=f"a tensor [batch={batch}]: one value per prompt",
+        do="Return a value for every prompt of logits [batch pos vocab]; do not average.",
+    )
+
+
+def _columns(tokens: Int[Tensor, " token"], wanted: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """Where the wanted tokens stand among the sorted ones."""
+    return torch.searchsorted(tokens, wanted.contiguous())
 
 
 def _at(

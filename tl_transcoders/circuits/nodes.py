@@ -84,6 +84,8 @@ class Logits:
 
 Node = Embed | Head | KeyValue | Feature | Error | Mlp | Logits
 Path = tuple[Node, ...]
+Edge = tuple[Node, Node]
+"""A sender and a receiver."""
 
 _FORMS: Mapping[str, Callable[..., Node]] = {
     r"embed": Embed,
@@ -95,6 +97,7 @@ _FORMS: Mapping[str, Callable[..., Node]] = {
     r"e(\d+)": Error,
     r"m(\d+)": Mlp,
 }
+_LONGEST: Final = 80
 _GRAMMAR: Final = (
     "embed, a4.h2, a4.h2<q>, a4.kv0<k>, f3.1207, e3, m7 or logits, with an optional @position"
 )
@@ -108,12 +111,13 @@ def parse_node(text: str) -> Node:
     ```
     """
     for form, build in _FORMS.items():
-        found = re.fullmatch(rf"{form}(?:@(-?\d+))?", text.strip())
-        if found is not None:
+        found = re.fullmatch(rf"{form}(?:@(-?\d+))?", text.strip(), re.ASCII)
+        if found is not None and len(text) <= _LONGEST:
             *parts, pos = found.groups()
             numbers = (int(part) if part.isdigit() else part for part in parts)
             return build(*numbers, None if pos is None else int(pos))
-    raise ConfigError("node", got=repr(text), expected=_GRAMMAR, do="Correct the node.")
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    raise ConfigError("node", got=repr(shown), expected=_GRAMMAR, do="Correct the node.")
 
 
 def parse_path(text: str) -> Path:

@@ -24,6 +24,7 @@ def evaluate(
     spliced: Spliced,
     tokens: Int[Tensor, "batch pos"],
     *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 8,
     per_layer: bool = False,
     progress: bool = False,
@@ -33,15 +34,21 @@ def evaluate(
         FVU = Σ‖mlp(x) − transcoder(x)‖² / Σ‖mlp(x) − mean mlp(x)‖²     x: inputs in the original model
 
     Loss is next-token cross-entropy and KL is KL(original ‖ other), both in nats and both means over
-    tokens; padding tokens are left out, and excluded positions (`splice(..., exclude=)`) do not count
-    towards FVU, L0 and dead features. `spliced` is measured under the error policy of the splice.
+    tokens; excluded positions (`splice(..., exclude=)`) count towards these and not towards FVU, L0 and dead
+    features. `spliced` is measured under the error policy of the splice, and `original` is the model
+    without this splice: where two nest, the other stays. The model runs in eval mode, without dropout.
 
-    **Arguments:** `tokens`, prompts of one length; `batch_size`, prompts per forward pass; `per_layer`,
-    also measure every layer spliced and ablated alone (two forward passes each; not for cross-layer
-    transcoders, whose layers do not stand alone).
+    **Arguments:**
 
-    **Raises:** ShapeError for prompts of fewer than two tokens; ConfigError for tokens the model cannot
-    read; SpliceError where the splice is already removed.
+    - `tokens`: prompts of one length, padded on the right where need be.
+    - `mask`: which tokens count; by default all but the tokenizer's padding. Where that is also its BOS or
+      EOS (GPT-2), padding cannot be told from text: give a mask.
+    - `batch_size`: prompts per forward pass.
+    - `per_layer`: also measure every layer spliced and ablated alone (two forward passes each; not for
+      cross-layer transcoders, whose layers do not stand alone).
+
+    **Raises:** ShapeError for prompts of fewer than two tokens, or a mask of another shape; ConfigError for
+    tokens the model cannot read or none that count; SpliceError where the splice is already removed.
 
     ```python
     with tlt.splice(model, transcoders) as spliced:
@@ -57,15 +64,22 @@ def evaluate(
             expected="at least two, of which the first predicts the second",
             do="Give longer prompts.",
         )
+    _check_batch_size(batch_size)
+    spliced.check_mask(tokens.shape)
     tokens = tokens.to(spliced.host.device)
+    kept = _counted(spliced, tokens, mask)
     alone = per_layer and not isinstance(spliced.transcoders, CrossLayerTranscoder)
     settings = list(_settings(spliced.layers, alone))
     losses = {setting: (Mean(), Mean()) for setting in settings}
     tallies = {layer: Tally() for layer in spliced.layers}
-    for batch in tqdm(tokens.split(batch_size), disable=not progress, desc="evaluate"):
-        _measure(spliced, batch, losses, tallies)
+    starts = range(0, len(tokens), batch_size)
+    with spliced.host.in_eval_mode():
+        for start in tqdm(starts, disable=not progress, desc="evaluate"):
+            rows = slice(start, start + batch_size)
+            with spliced.running_rows(rows):
+                _measure(spliced, tokens[rows], kept[rows], losses, tallies)
     effects = {s: Effect(loss=a.value, kl=b.value) for s, (a, b) in losses.items()}
-    return _report(spliced.layers, effects, tallies, tokens)
+    return _report(spliced.layers, effects, tallies, n_tokens=int(kept.sum()))
 
 
 def _check_spliced(spliced: object) -> None:
@@ -89,10 +103,10 @@ def _settings(layers: tuple[int, ...], alone: bool) -> Iterator[Setting]:
 def _measure(
     spliced: Spliced,
     batch: Int[Tensor, "batch pos"],
+    kept: Bool[Tensor, "batch pos"],
     losses: dict[Setting, tuple[Mean, Mean]],
     tallies: dict[int, Tally],
 ) -> None:
-    kept = _not_padding(spliced, batch)
     with spliced.keeping_error(), _tallying(spliced, tallies, kept):
         spliced.host.run(batch, stop_at_layer=max(spliced.layers) + 1)
     with spliced.running(Mode.ORIGINAL):
@@ -133,6 +147,41 @@ def _tallying(
         yield
 
 
+def _check_batch_size(batch_size: object) -> None:
+    if type(batch_size) is not int or batch_size < 1:
+        raise ConfigError(
+            "evaluate, batch_size",
+            got=repr(batch_size),
+            expected="an integer above 0",
+            do="Give the number of prompts per forward pass.",
+        )
+
+
+def _counted(
+    spliced: Spliced, tokens: Int[Tensor, "batch pos"], mask: object
+) -> Bool[Tensor, "batch pos"]:
+    if mask is None:
+        kept = _not_padding(spliced, tokens)
+    elif isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == tokens.shape:
+        kept = mask.to(tokens.device)
+    else:
+        found = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else mask
+        raise ShapeError(
+            "evaluate, mask",
+            got=str(found),
+            expected=f"torch.bool of shape {tuple(tokens.shape)}",
+            do="Give True for every token that counts.",
+        )
+    if not (kept[:, 1:] & kept[:, :-1]).any():
+        raise ConfigError(
+            "evaluate",
+            got="no token that counts and predicts another that does",
+            expected="some",
+            do="Look at the mask, or at what the tokenizer takes for padding.",
+        )
+    return kept
+
+
 def _not_padding(spliced: Spliced, batch: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
     tokenizer = spliced.host.tokenizer
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -147,7 +196,8 @@ def _report(
     layers: tuple[int, ...],
     effects: dict[Setting, Effect],
     tallies: dict[int, Tally],
-    tokens: Int[Tensor, "batch pos"],
+    *,
+    n_tokens: int,
 ) -> Report:
     rows = {
         layer: LayerReport(
@@ -161,7 +211,7 @@ def _report(
         for layer, tally in tallies.items()
     }
     return Report(
-        n_tokens=tokens.numel(),
+        n_tokens=n_tokens,
         original=effects[Mode.ORIGINAL, layers],
         spliced=effects[Mode.TRANSCODER, layers],
         ablated=effects[Mode.ABLATED, layers],

@@ -22,20 +22,20 @@ class Tally:
         self,
         error: Float[Tensor, "batch pos d_out"],
         output: Float[Tensor, "batch pos d_out"],
-        kept: Bool[Tensor, "batch pos"] | None,
+        kept: Bool[Tensor, "batch pos"],
     ) -> None:
         """Count y = `output` and y − ŷ = `error` at the kept positions."""
-        y, gap = _rows(output, kept).double(), _rows(error, kept).double()
+        y, gap = output[kept].double(), error[kept].double()
         self.n_tokens += len(y)
         self._error_square += gap.square().sum().item()
         self._square += y.square().sum().item()
         self._total = y.sum(0) if self._total is None else self._total + y.sum(0)
 
     def add_features(
-        self, post: Float[Tensor, "batch pos feature"], kept: Bool[Tensor, "batch pos"] | None
+        self, post: Float[Tensor, "batch pos feature"], kept: Bool[Tensor, "batch pos"]
     ) -> None:
         """Count the active features at the kept positions."""
-        active = _rows(post, kept) != 0
+        active = post[kept] != 0
         self._active += int(active.sum())
         fired = active.any(0)
         self._fired = fired if self._fired is None else self._fired | fired
@@ -57,7 +57,3 @@ class Tally:
     def dead(self) -> float:
         """Share of features that never fired."""
         return float("nan") if self._fired is None else 1 - self._fired.double().mean().item()
-
-
-def _rows(values: Tensor, kept: Tensor | None) -> Tensor:
-    return values[kept] if kept is not None else values.reshape(-1, values.shape[-1])

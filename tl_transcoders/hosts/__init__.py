@@ -25,5 +25,4 @@ from tl_transcoders.hosts.tap import Silence as Silence
 from tl_transcoders.hosts.tap import Tap as Tap
 from tl_transcoders.hosts.tap import is_hooked as is_hooked
 from tl_transcoders.hosts.tap import tensor_version as tensor_version
-from tl_transcoders.hosts.tap import was_changed as was_changed
 from tl_transcoders.hosts.tokens import check_tokens as check_tokens

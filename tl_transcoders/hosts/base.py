@@ -1,8 +1,8 @@
 """What a splice, a trainer or an evaluation needs of a model, whichever TransformerLens class it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,6 +100,10 @@ class AbstractHost(ABC):
 
     # modules
 
+    @abstractmethod
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that a forward pass may run."""
+
     def block(self, layer: int) -> nn.Module:
         """The block of a layer."""
         self.check_layer(layer)
@@ -185,6 +189,10 @@ class AbstractHost(ABC):
     def rotary(self, layer: int, length: int, seen: Mapping[str, Tensor]) -> Rotary | None:
         """The rotation of the first `length` positions, by what `rotary_hooks` showed; None where there is none."""
 
+    @abstractmethod
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """How many positions a key-value cache holds for the block of a layer when it is called with these arguments."""
+
     # what is done to it
 
     @abstractmethod
@@ -196,6 +204,18 @@ class AbstractHost(ABC):
     @abstractmethod
     def attach(self, hook_point: HookPoint, name: str, module: nn.Module) -> Undo:
         """Hang `module` under a hook point and list its hook points under `name`."""
+
+    @contextmanager
+    def in_eval_mode(self) -> Iterator[None]:
+        """A while without dropout and the like; afterwards every module is in the mode it was in."""
+        before = {module: module.training for module in self.modules()}
+        for module in before:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in before.items():
+                module.training = training
 
     def run(self, tokens: Int[Tensor, "batch pos"], *, stop_at_layer: int | None = None) -> None:
         """One forward pass without gradient, for what its hooks see."""

@@ -5,8 +5,8 @@ component is registered three times (in its block, in the block's `submodules`, 
 Hugging Face layer), and its hook points are listed in `_hook_registry`.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, final, runtime_checkable
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -24,6 +24,15 @@ from tl_transcoders.hosts.registry import (
 )
 
 
+@runtime_checkable
+class KeyValueCache(Protocol):
+    """Hugging Face's, seen without importing it."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many positions it holds for a layer."""
+        ...
+
+
 @final
 class BridgeHost(AbstractHost):
     """A TransformerBridge, plain or in compatibility mode."""
@@ -39,6 +48,11 @@ class BridgeHost(AbstractHost):
     @property
     def centred(self) -> bool:
         return not self.model.cfg.uses_rms_norm
+
+    def modules(self) -> Iterator[nn.Module]:
+        # Dropout after the embedding, for one, belongs to the wrapped model alone.
+        yield from self.model.modules()
+        yield from self.model.original_model.modules()
 
     def mlp(self, layer: int) -> nn.Module:
         component: Any = self.block(layer)._modules.get("mlp")
@@ -80,6 +94,10 @@ class BridgeHost(AbstractHost):
             (1 + gain if offset else gain).detach().clone(),
             None if bias is None else bias.detach().clone(),
         )
+
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        caches = [value for value in (*args, *kwargs.values()) if isinstance(value, KeyValueCache)]
+        return caches[0].get_seq_length(layer) if caches else 0
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         found = {name: module._modules.get(name) for name in ("hook_in", "hook_out")}

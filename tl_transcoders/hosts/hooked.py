@@ -1,6 +1,6 @@
 """HookedTransformer, TransformerLens 3.9."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -36,6 +36,9 @@ class HookedHost(AbstractHost):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.cfg.dtype
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self.model.modules()
 
     def mlp(self, layer: int) -> nn.Module:
         block: Any = self.block(layer)
@@ -77,6 +80,10 @@ class HookedHost(AbstractHost):
             return None
         bias = getattr(ln2, "b", None)
         return NormWeights(gain.detach().clone(), None if bias is None else bias.detach().clone())
+
+    def positions_before(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        entry = kwargs.get("past_kv_cache_entry")
+        return 0 if entry is None else entry.past_keys.shape[1]
 
     def outer_hook_points(self, module: nn.Module) -> dict[str, HookPoint]:
         return {}

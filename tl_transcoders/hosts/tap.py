@@ -1,7 +1,8 @@
 """Reading the value of a hook point in every forward pass, after all of the user's hooks there."""
 
+import threading
 from collections import OrderedDict
-from typing import Any, final
+from typing import Any, Self, final
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -10,28 +11,39 @@ from tl_transcoders.errors import HookNeverFiredError
 
 
 @final
+class _Seen(threading.local):
+    """What this thread's forward pass has brought."""
+
+    value: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+@final
 class Tap:
     """Remembers what a hook point of a block carried in the current forward pass.
 
     The hook is added anew when the block is entered and removed when it has fired, so that it comes
-    after hooks the user adds later, survives `reset_hooks`, and never stays behind.
+    after hooks the user adds later, survives `reset_hooks`, and never stays behind. Passes of two threads
+    at once may take it from each other, and then raise; none gets the other's value.
     """
 
     def __init__(self, block: nn.Module, hook_point: HookPoint, where: str) -> None:
         self._hook_point, self._where = hook_point, where
-        self._value: Tensor | None = None
+        self._seen = _Seen()
         self._lens: Any = None
         self._entry = block.register_forward_pre_hook(self._arm)
 
     def take(self) -> Tensor:
         """The value of this forward pass; raises HookNeverFiredError where there was none."""
-        value, self._value = self._value, None
+        value, self._seen.value = self._seen.value, None
         if value is None:
             raise HookNeverFiredError(
                 self._where,
                 got="no value in this forward pass",
                 expected="the hook to fire before the transcoder reads it",
-                do="Choose another read site, or run the whole block.",
+                do="Choose another read site, or run the whole block, in one thread and without gradient checkpointing.",
             )
         return value
 
@@ -39,16 +51,16 @@ class Tap:
         """Take the hooks off."""
         self._disarm()
         self._entry.remove()
-        self._value = None
+        self._seen.value = None
 
     def _arm(self, _module: nn.Module, _args: tuple[object, ...]) -> None:
         self._disarm()
-        self._value = None
+        self._seen.value = None
         self._hook_point.add_hook(self._record)
         self._lens = self._hook_point.fwd_hooks[-1]
 
     def _record(self, tensor: Tensor, hook: object) -> None:
-        self._value = tensor
+        self._seen.value = tensor
         self._disarm()
 
     def _disarm(self) -> None:
@@ -68,11 +80,6 @@ def is_hooked(hook_point: HookPoint) -> bool:
         or hook_point._backward_hooks
         or hook_point._backward_pre_hooks
     )
-
-
-def was_changed(before: Tensor, version: int | None, after: Tensor) -> bool:
-    """Whether hooks returned another tensor or wrote into the one they were given."""
-    return after is not before or version is None or before._version != version
 
 
 def tensor_version(tensor: Tensor) -> int | None:

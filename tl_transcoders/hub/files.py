@@ -5,16 +5,24 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
-from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.errors import ConfigError, TranscoderFormatError
 
 MAX_JSON_BYTES = 5_000_000
+
+
+def check_named(path: object, where: str) -> None:
+    """Raise ConfigError unless `path` is a Path or a text."""
+    if not isinstance(path, str | Path):
+        raise ConfigError(
+            where, got=repr(path), expected="a path or a name", do="Give a str or pathlib.Path."
+        )
 
 
 def contained(root: Path, name: str) -> Path:
     """The file `name` under `root`; raises TranscoderFormatError where it leaves `root` or is not there.
 
-    Symlinks may not leave `root` either, except that a snapshot of the hub's cache links to the cache's
-    own blobs.
+    Symlinks may not leave `root` either, except that a snapshot of the hub's cache links to the blobs of its
+    repository.
     """
     parts = PurePosixPath(name).parts
     odd = "\\" in name or ":" in name or "\0" in name
@@ -28,7 +36,7 @@ def contained(root: Path, name: str) -> Path:
             expected=f"a file in {root}",
             do="Copy the missing file there, or download the set again.",
         )
-    if not path.resolve().is_relative_to(_trusted(root.resolve())):
+    if not any(path.resolve().is_relative_to(folder) for folder in _trusted(root.resolve())):
         raise _leaves(name)
     return path
 
@@ -108,6 +116,6 @@ def _leaves(name: str) -> TranscoderFormatError:
     )
 
 
-def _trusted(root: Path) -> Path:
+def _trusted(root: Path) -> tuple[Path, ...]:
     in_cache = root.parent.name == "snapshots" and root.parents[1].name.startswith("models--")
-    return root.parents[2] if in_cache else root
+    return (root, root.parents[1] / "blobs") if in_cache else (root,)

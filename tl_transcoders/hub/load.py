@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from tl_transcoders.errors import HubError, TranscoderFormatError
+from tl_transcoders.hub.files import check_named
 from tl_transcoders.hub.format import Format, Loaded
 from tl_transcoders.hub.formats import FORMATS
 from tl_transcoders.hub.place import open_source
@@ -56,6 +57,7 @@ def load(
     load(folder, layers=[3])[3].W_dec
     ```
     """
+    check_named(source, "source")
     asked = Choice(source=source, revision=revision, width=width, l0=l0, kind=kind)
     patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
     try:

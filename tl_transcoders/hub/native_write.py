@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.hub.files import sha256, sync
 from tl_transcoders.hub.native_index import (
     INDEX,
@@ -16,6 +17,7 @@ from tl_transcoders.hub.native_index import (
     SetIndex,
     index_to_dict,
 )
+from tl_transcoders.hub.request import DTYPES
 from tl_transcoders.transcoders import CrossLayerTranscoder, Transcoder, TranscoderSet
 
 Weights = dict[str, Tensor | None]
@@ -85,12 +87,34 @@ def _write_layer(folder: Path, layer: int, weights: Weights) -> LayerFile:
     return LayerFile(layer=layer, file=path.name, bytes=path.stat().st_size, sha256=sha256(path))
 
 
+def _check_savable(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        got = "a tensor on the meta device, without data"
+    elif tensor.dtype not in DTYPES:
+        got = str(tensor.dtype)
+    elif not tensor.isfinite().all():
+        got = "NaN or infinite values"
+    else:
+        return
+    raise ConfigError(
+        name,
+        got=got,
+        expected=f"finite weights, of {' or '.join(map(str, DTYPES))}",
+        do="Cast, load or train the transcoder again.",
+    )
+
+
 def separate(weights: Weights) -> dict[str, Tensor]:
     """Contiguous tensors that share no memory: safetensors refuses a decoder tied to its encoder."""
     separate: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor is not None:
+            _check_savable(name, tensor)
             dense = tensor.detach().contiguous()
-            tied = any(dense.data_ptr() == other.data_ptr() for other in separate.values())
+            tied = any(_memory(dense) == _memory(other) for other in separate.values())
             separate[name] = dense.clone() if tied else dense
     return separate
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -10,6 +10,8 @@ from torch import Tensor
 from tl_transcoders.errors import ConfigError, TranscoderFormatError
 from tl_transcoders.transcoders.layers import layer_numbers
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +42,10 @@ class Request:
                 expected="at least one layer",
                 do="Name the layers to load, or leave layers out to load all of them.",
             )
-        if self.dtype is not None and not self.dtype.is_floating_point:
+        if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(
                 "dtype",
-                got=str(self.dtype),
+                got=str(self.dtype) if isinstance(self.dtype, torch.dtype) else repr(self.dtype),
                 expected="a floating-point dtype",
                 do="Choose torch.float32 or torch.bfloat16.",
             )
@@ -96,7 +98,19 @@ def make_request(
         l0=None if l0 is None else str(l0),
         kind=kind,
         dtype=dtype,
-        device=torch.device(device),
+        device=_usable(device),
         verify=verify,
         trust=frozenset([trust] if isinstance(trust, str) else trust),
     )
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ConfigError(
+            "device",
+            got=repr(device),
+            expected="a device that torch can use here",
+            do=f"Choose another, such as 'cpu'. torch says: {str(error).splitlines()[0]}",
+        ) from error

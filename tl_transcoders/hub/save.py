@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from tl_transcoders.errors import ConfigError, HubError
+from tl_transcoders.hub.files import check_named
 from tl_transcoders.hub.native_index import INDEX
 from tl_transcoders.hub.native_write import write
 from tl_transcoders.transcoders import CrossLayerTranscoder, Transcoder, TranscoderSet
@@ -38,6 +39,7 @@ def save(transcoders: Saveable, folder: str | Path, *, overwrite: bool = False) 
     ```
     """
     saved = as_set(transcoders)
+    check_named(folder, "folder")
     with new_folder(Path(folder), overwrite=overwrite) as new:
         write(saved, new)
     return Path(folder)

@@ -17,6 +17,7 @@ from tl_transcoders.transcoders import (
     TranscoderConfig,
     TranscoderSet,
 )
+from tl_transcoders.transcoders.transcoder import check_one_dtype
 
 Swappable = Transcoder | TranscoderSet | CrossLayerTranscoder
 Place = tuple[int, str]
@@ -146,6 +147,8 @@ def _check_site_exists(host: AbstractHost, site: Site, layer: int) -> None:
 
 
 def _check_weights(host: AbstractHost, module: nn.Module, layer: int) -> None:
+    dtypes = (parameter.dtype for parameter in module.parameters())
+    check_one_dtype(f"transcoder of layer {layer}", dtypes)
     large = has_large_decoder(module)
     for name, parameter in _parameters_of(module, layer):
         where = f"transcoder of layer {layer}, {name}"

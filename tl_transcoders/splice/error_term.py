@@ -63,5 +63,5 @@ class ErrorTerm:
 
 
 def as_leaf(error: Tensor) -> Tensor:
-    """The error as a leaf that gradients reach, so that hooks on it see d metric / d error."""
-    return error.clone().requires_grad_() if torch.is_grad_enabled() else error
+    """A copy that hooks may write into, under autograd a leaf: hooks on it see d metric / d error."""
+    return error.clone().requires_grad_(torch.is_grad_enabled())

@@ -1,13 +1,14 @@
 """What the spliced layers of one forward pass share: its tokens, the excluded positions, cross-layer features."""
 
+import threading
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, TypeGuard, final
+from typing import Any, Literal, Self, TypeGuard, final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ConfigError, HookNeverFiredError, ShapeError
+from tl_transcoders.errors import ConfigError, HookNeverFiredError, ShapeError, SpliceError
 from tl_transcoders.transcoders import SparseFeatures
 
 Exclude = Literal["special"] | Sequence[int] | Tensor
@@ -15,16 +16,47 @@ Exclude = Literal["special"] | Sequence[int] | Tensor
 
 
 @final
-class ForwardState:
-    """Begun anew with every pass; cross-layer features are let go when the last spliced layer has run."""
+class _Pass(threading.local):
+    """What belongs to one forward pass; every thread runs its own."""
 
-    def __init__(self, exclude: Tensor | None) -> None:
-        self.paused = False
+    def __init__(self) -> None:
         self.edited: dict[int, Tensor | SparseFeatures] = {}
         self.unedited: dict[int, Tensor | SparseFeatures] = {}
+        self.tokens: Tensor | None = None
+        self.embedded = False
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+@final
+class ForwardState:
+    """Begun anew with every pass; cross-layer features are let go when the last spliced layer has run.
+
+    **Arguments:** `first_needed`, the layer whose features later ones decode: no pass may start after it.
+    """
+
+    def __init__(self, exclude: Tensor | None, *, first_needed: int | None) -> None:
+        self.paused = False
+        self.rows = slice(None)
         self._exclude = exclude
-        self._tokens: Tensor | None = None
-        self._embedded = False
+        self._first_needed = first_needed
+        self._pass = _Pass()
+
+    @property
+    def masks(self) -> bool:
+        """Whether it excludes by a mask, which fits one batch of prompts only."""
+        return self._exclude is not None and self._exclude.dtype == torch.bool
+
+    @property
+    def edited(self) -> dict[int, Tensor | SparseFeatures]:
+        """Features of the layers so far, as hooks left them."""
+        return self._pass.edited
+
+    @property
+    def unedited(self) -> dict[int, Tensor | SparseFeatures]:
+        """The same before the hooks."""
+        return self._pass.unedited
 
     def begin_pass(self, start_at_layer: int | None) -> None:
         """A pass has no tokens until it embeds them.
@@ -32,11 +64,20 @@ class ForwardState:
         While it generates, HookedTransformer embeds a token first and then starts a pass at layer 0.
         """
         self.forget_features()
-        self._embedded = self._embedded and start_at_layer == 0
+        self._pass.embedded = self._pass.embedded and start_at_layer == 0
+        if self._first_needed is None or start_at_layer is None:
+            return
+        if not 0 <= start_at_layer <= self._first_needed:
+            raise SpliceError(
+                "cross-layer transcoder",
+                got=f"a pass with start_at_layer={start_at_layer}",
+                expected=f"one that runs from layer {self._first_needed} on, whose features later layers decode",
+                do="Run the forward pass from tokens (no start_at_layer).",
+            )
 
     def end_pass(self) -> None:
         """Its tokens are not those of a later pass."""
-        self._embedded = False
+        self._pass.embedded = False
 
     def embed(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The embedding's forward pre-hook: take this pass' tokens."""
@@ -44,14 +85,14 @@ class ForwardState:
             return
         tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         # Without a cache, it may then run the whole sequence again.
-        before = self._tokens
+        before = self._pass.tokens
         if before is not None and tokens.shape == (len(before), 1):
             tokens = torch.cat([before, tokens], dim=1)
-        self._tokens, self._embedded = tokens, True
+        self._pass.tokens, self._pass.embedded = tokens, True
 
     def forget_features(self) -> None:
         """Let go of the cross-layer features of this pass."""
-        self.edited, self.unedited = {}, {}
+        self._pass.edited, self._pass.unedited = {}, {}
 
     def excluded(self, shape: torch.Size) -> Bool[Tensor, "batch pos"] | None:
         """The positions of a pass of this shape that are left to the original MLP, or None."""
@@ -69,17 +110,23 @@ class ForwardState:
             return self._mask(exclude, tokens.shape)
         return torch.isin(tokens, exclude.to(tokens.device))
 
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where a mask says which positions are excluded and these are not its."""
+        exclude = self._exclude
+        if exclude is None or exclude.dtype != torch.bool or exclude[self.rows].shape == shape:
+            return
+        raise ShapeError(
+            "exclude mask",
+            got=f"shape {tuple(exclude[self.rows].shape)} for tokens {tuple(shape)}",
+            expected="one entry per token of the batch",
+            do="Give token ids instead of a mask to run (or generate) other lengths.",
+        )
+
     def _mask(self, exclude: Tensor, shape: torch.Size) -> Bool[Tensor, "batch pos"]:
         if exclude.dtype == torch.bool:
-            if exclude.shape != shape:
-                raise ShapeError(
-                    "exclude mask",
-                    got=f"shape {tuple(exclude.shape)} for tokens {tuple(shape)}",
-                    expected="one entry per token of the batch",
-                    do="Give token ids instead of a mask to run (or generate) other lengths.",
-                )
-            return exclude
-        tokens = self._tokens if self._embedded else None
+            self.check_mask(shape)
+            return exclude[self.rows]
+        tokens = self._pass.tokens if self._pass.embedded else None
         if tokens is None or len(tokens) != shape[0] or tokens.shape[1] < shape[1]:
             raise HookNeverFiredError(
                 "exclude",
@@ -90,7 +137,7 @@ class ForwardState:
         return torch.isin(tokens[:, -shape[1] :], exclude.to(tokens.device))
 
 
-def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
+def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any, d_vocab: int) -> Tensor | None:
     """The token ids or Boolean mask `exclude` stands for; raises ConfigError where it stands for none."""
     if exclude is None:
         return None
@@ -103,10 +150,14 @@ def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
         if ids:
             return torch.tensor(ids)
         got = "'special', and a model without a tokenizer that has special tokens"
-    elif _are_ids(exclude):
+    elif _are_ids(exclude) and all(0 <= token < d_vocab for token in exclude):
         return torch.tensor(list(exclude), dtype=torch.long)
     else:
-        got = repr(exclude)
+        got = (
+            f"{exclude!r} (the vocabulary ends at {d_vocab - 1})"
+            if _are_ids(exclude)
+            else repr(exclude)
+        )
     raise ConfigError(
         "exclude",
         got=got,
@@ -116,6 +167,6 @@ def exclude_to_tensor(exclude: Exclude | None, tokenizer: Any) -> Tensor | None:
 
 
 def _are_ids(exclude: object) -> TypeGuard[Collection[int]]:
-    if isinstance(exclude, str) or not isinstance(exclude, Collection):
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Collection):
         return False
     return all(type(token) is int for token in exclude)

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
-from typing import Self, final
+from pathlib import Path
+from typing import Any, Self, SupportsIndex, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ConfigError
-from tl_transcoders.hosts import HookPoint, is_hooked, tensor_version, was_changed
+from tl_transcoders.errors import ConfigError, SpliceError
+from tl_transcoders.hosts import HookPoint, is_hooked, tensor_version
 from tl_transcoders.hub import load
 from tl_transcoders.splice.coder import Coder, Features, OwnLayer, Reconstruction
 from tl_transcoders.splice.error_term import ErrorTerm, as_leaf
@@ -42,6 +43,7 @@ class HookedTranscoder(nn.Module):
     features stay sparse and the same numbers are computed faster.
 
     Gradients flow to x through the features and the skip, never through the error, which is a leaf.
+    Features are computed in the transcoder's dtype, under autocast too.
     At excluded positions features and error are zero, and the output (and its gradient) is the original MLP's.
 
     ```python
@@ -81,12 +83,20 @@ class HookedTranscoder(nn.Module):
         self._read, self._excluded = read, excluded
 
     @classmethod
-    def from_pretrained(cls, source: str, *, layer: int, revision: str | None = None) -> Self:
-        """The transcoder of one layer of a folder or hub repository; raises as `tl_transcoders.load` does."""
-        loaded = load(source, layers=[layer], revision=revision)
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        layer: int,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The transcoder of one layer of a folder or hub repository; arguments and errors as of `tl_transcoders.load`."""
+        loaded = load(source, layers=[layer], revision=revision, dtype=dtype, device=device)
         if isinstance(loaded, CrossLayerTranscoder):
             raise ConfigError(
-                source,
+                str(source),
                 got="a cross-layer transcoder",
                 expected="one that stands for a single layer",
                 do="Use tl_transcoders.load and tl_transcoders.splice, which place it as a whole.",
@@ -108,14 +118,19 @@ class HookedTranscoder(nn.Module):
 
     def _transcode(self, x: Tensor, to_original: Tensor) -> Tensor:
         mask = None if self._excluded is None else self._excluded(x.shape[:2])
-        x_cast = x.to(self.dtype)
-        features, unedited = self._features(x_cast, mask)
-        both = self._coder.reconstruct(features, unedited, x_cast)
+        # Autocast would mix its dtype with the transcoder's; the original MLP is left to it.
+        with torch.autocast(x.device.type, enabled=False):
+            x_cast = x.to(self.dtype)
+            features, unedited = self._features(x_cast, mask)
+            both = self._coder.reconstruct(features, unedited, x_cast)
         y = self._with_error(both, to_original, mask).to(to_original.dtype)
         return y if mask is None else self._restore_excluded(y, to_original, mask)
 
     def _features(self, x: Tensor, mask: Tensor | None) -> tuple[Features, Features]:
-        """Features after and before the hooks; the same object twice where no hook changed them."""
+        """Features after and before the hooks.
+
+        The same object twice where no hook changed them, or where they are dense and no error is computed.
+        """
         if is_hooked(self.hook_pre):
             return self._features_through_pre(x, mask)
         if not is_hooked(self.hook_post):
@@ -123,29 +138,25 @@ class HookedTranscoder(nn.Module):
             return features, features
         features, dense = self._coder.features_and_dense(x)
         features, dense = _without(features, mask), _without_dense(dense, mask)
+        if isinstance(features, Tensor):
+            before = dense.detach().clone() if self.error.needs_original else None
+            return _after_and_before(self.hook_post(dense), before)
         version = tensor_version(dense)
         post = self.hook_post(dense)
-        if was_changed(dense, version, post):
-            overwritten = isinstance(features, Tensor) and (
-                version is None or tensor_version(dense) != version
-            )
-            return post, _without(self._coder.features(x), mask) if overwritten else features
+        written = tensor_version(dense) != version or not features.equal(dense)
+        if post is not dense or written:
+            return post, features
         # Under autograd a hook's holder may ask for gradients to any feature, so decode what it holds.
         watched = post if post.requires_grad else features
         return watched, watched
 
     def _features_through_pre(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        before = self._coder.pre_activations(x)
-        version = tensor_version(before)
-        pre = self.hook_pre(before)
-        pre_changed = was_changed(before, version, pre)
-        dense = _without_dense(self._coder.activate(pre), mask)
-        version = tensor_version(dense)
-        post = self.hook_post(dense)
-        if not pre_changed and not was_changed(dense, version, post):
-            return post, post
-        with torch.no_grad():
-            return post, _without_dense(self._coder.activate(self._coder.pre_activations(x)), mask)
+        pre, before = self._coder.pre_activations(x), None
+        if self.error.needs_original:
+            with torch.no_grad():
+                before = _without_dense(self._coder.activate(pre), mask)
+        dense = _without_dense(self._coder.activate(self.hook_pre(pre)), mask)
+        return _after_and_before(self.hook_post(dense), before)
 
     def _with_error(self, both: Reconstruction, to_original: Tensor, mask: Tensor | None) -> Tensor:
         original = None
@@ -178,6 +189,16 @@ class HookedTranscoder(nn.Module):
             )
         return self.original(mlp_in)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.original is None:
+            return super().__reduce_ex__(protocol)
+        raise SpliceError(
+            "copy or pickle",
+            got="a model with transcoders in it",
+            expected="a model without, because no splice could take them out of the copy",
+            do="Copy the model before it is spliced, or after spliced.remove().",
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype features are computed in."""
@@ -193,6 +214,16 @@ def _coder_of(transcoder: Transcoder | CrossLayerTranscoder) -> Coder:
         expected="one that stands for a single layer",
         do="Splice it as a whole with tl_transcoders.splice.",
     )
+
+
+def _after_and_before(post: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Dense features after and before the hooks; `before` is None where nothing asks for it.
+
+    Compared by content: torch does not count what is written through `.data`.
+    """
+    if before is None or torch.equal(post, before):
+        return post, post
+    return post, before
 
 
 def _without(features: Features, mask: Tensor | None) -> Features:

@@ -62,9 +62,9 @@ def install(
     undo: ExitStack,
 ) -> Installation:
     """Put every transcoder in its place."""
-    state = ForwardState(exclude)
-    done = Installation(state)
     cross_layer = isinstance(transcoders, CrossLayerTranscoder)
+    state = ForwardState(exclude, first_needed=transcoders.layers[0] if cross_layer else None)
+    done = Installation(state)
     if exclude is not None or cross_layer:
         undo.callback(watch_passes(host.model, state))
         handle = host.embed.register_forward_pre_hook(state.embed, with_kwargs=True)

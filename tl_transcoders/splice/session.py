@@ -71,6 +71,12 @@ class Spliced:
         """Ids of the torch hooks through which the host calls what was spliced."""
         return self._installation.torch_hooks
 
+    @property
+    def holds_prompts(self) -> bool:
+        """Whether it holds something that belongs to the prompts of one batch: a mask, or frozen errors."""
+        stored = [hooked.error.stored for hooked in self.hooked.values()]
+        return self._state.masks or any(error is not None and len(error) > 1 for error in stored)
+
     def excluded(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
         """The positions of a run on `tokens` that are left to the original MLP; None for none."""
         return self._state.excluded_in(tokens)
@@ -147,6 +153,19 @@ class Spliced:
             do="Choose a spliced layer.",
         )
 
+    @contextmanager
+    def running_rows(self, rows: slice) -> Iterator[Self]:
+        """While a few of the prompts are run for which `exclude` is a mask."""
+        self._state.rows = rows
+        try:
+            yield self
+        finally:
+            self._state.rows = slice(None)
+
+    def check_mask(self, shape: torch.Size) -> None:
+        """Raise ShapeError where `exclude` is a mask of another shape than that of all prompts."""
+        self._state.check_mask(shape)
+
     def included(self, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """The positions of the running forward pass that are not left to the original MLP."""
         excluded = self._state.excluded(like.shape)
@@ -215,7 +234,7 @@ def splice(
     if base is not None:
         check_base(error)
         check_tokens(host, base, "base")
-    excluded = exclude_to_tensor(exclude, host.tokenizer)
+    excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
     places = check_fits(host, transcoders)
     fitted = fit(transcoders, host, norms)
     with ExitStack() as stack:

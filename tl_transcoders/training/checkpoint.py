@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,15 @@ def write_checkpoint(
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder where it is not there, and raise HubError where no checkpoint could be written into it."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex[:8]}.new"
+        probe.mkdir()
+        probe.rmdir()
 
 
 def has_checkpoint(folder: str | Path) -> bool:

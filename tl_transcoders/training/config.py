@@ -17,6 +17,8 @@ from tl_transcoders.transcoders import (
 )
 from tl_transcoders.transcoders.activations import activation_to_dict
 
+MAX_SEED = 1_000_000_000
+_SEEDS = f"an integer from 0 to {MAX_SEED - 1}"
 L1 = 0.03
 SPARSITY = 1e-3
 BANDWIDTH = 0.1
@@ -101,13 +103,26 @@ class TrainConfig:
             "checkpoint_every",
         ):
             self._check_count(name)
+        for name in ("batch_size", "shuffle", "checkpoint_every"):
+            self._check(name, lambda n: n is not None, "an integer above 0")
+        for name in ("data_units", "unit_norm_decoder"):
+            self._check(name, lambda flag: type(flag) is bool, "True or False")
+        self._check("seed", lambda seed: type(seed) is int and 0 <= seed < MAX_SEED, _SEEDS)
+        self._check("auxk", lambda weight: weight is not None, "0 or more")
         for name in ("lr", "bandwidth"):
             self._check_positive(name)
         for name in ("l1", "sparsity", "auxk"):
             self._check(name, lambda value: value is None or value >= 0, "0 or more")
         for name in ("warmup", "decay"):
             self._check(name, lambda share: 0 <= share <= 1, "a share between 0 and 1")
-        self._check("betas", lambda b: all(0 <= beta < 1 for beta in b), "two numbers in [0, 1)")
+        self._check(
+            "betas",
+            lambda b: len(b) == 2 and all(0 <= beta < 1 for beta in b),
+            "two numbers in [0, 1)",
+        )
+        self._check(
+            "checkpoint", lambda f: f is None or isinstance(f, Path) or _is_name(f), "a folder"
+        )
         self._check_belongs("l1", ReLU)
         self._check_belongs("sparsity", JumpReLU)
         self._check_belongs("bandwidth", JumpReLU)
@@ -201,14 +216,18 @@ class TrainConfig:
             )
 
     def _check_positive(self, name: str) -> None:
-        self._check(name, lambda value: value is None or value > 0, "more than 0")
+        self._check(name, lambda value: value is None or 0 < value < float("inf"), "more than 0")
 
     def _check_count(self, name: str) -> None:
         self._check(name, lambda n: n is None or (type(n) is int and n > 0), "an integer above 0")
 
     def _check(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
-        if not holds(value):
+        try:
+            held = holds(value)
+        except TypeError:
+            held = False
+        if not held:
             raise ConfigError(
                 f"TrainConfig.{name}", got=repr(value), expected=expected, do="Correct the config."
             )
@@ -230,6 +249,10 @@ class TrainConfig:
                 expected="False, because scaling features changes which are the k largest",
                 do="Leave it out, or train ReLU, JumpReLU or BatchTopK transcoders.",
             )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _are_ids(exclude: object) -> bool:

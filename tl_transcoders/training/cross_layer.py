@@ -16,11 +16,11 @@ from tl_transcoders.training.fit import AbstractFit
 from tl_transcoders.training.learner import Learner
 from tl_transcoders.training.loop import OnStep
 from tl_transcoders.training.losses import total_variance
-from tl_transcoders.training.objective import Layer, Loss, objective
+from tl_transcoders.training.objective import Loss, LossInputs, objective
+from tl_transcoders.training.on_model import checked_config, checked_layers, run_on_model
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_cross_layer, settle, start
 from tl_transcoders.training.stream import Batch, Tokens
-from tl_transcoders.training.train import checked_config, checked_layers, run_on_model
 from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 
@@ -87,6 +87,7 @@ class CrossLayerFit(AbstractFit):
         silent_for = torch.zeros_like(torch.stack(list(transcoder.b_enc)), dtype=torch.int64)
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
+    @torch.enable_grad()
     def step(self, batch: Batch, *, lr_scale: float) -> StepReport:
         """One step, and the mean of the layers' reports."""
         learner, n = self._learner, len(self._transcoder.layers)
@@ -179,7 +180,7 @@ class CrossLayerFit(AbstractFit):
             )
             if t.W_skip is not None:
                 y_hat = y_hat + x @ t.W_skip[j]
-            weights = Layer(
+            weights = LossInputs(
                 W_enc=t.W_enc[j],
                 b_enc=t.b_enc[j],
                 W_dec=t.W_dec[j],

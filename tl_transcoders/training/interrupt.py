@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any, final
+from typing import Any, Self, final
 
 
 @final
@@ -24,7 +24,7 @@ class DeferredInterrupt:
         self.pending = False
         self._previous: Any = None
 
-    def __enter__(self) -> "DeferredInterrupt":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._note)
         return self

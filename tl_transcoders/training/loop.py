@@ -20,6 +20,7 @@ from tl_transcoders.training.fit import AbstractFit
 from tl_transcoders.training.interrupt import DeferredInterrupt
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.stream import Batch, Position
+from tl_transcoders.transcoders import CrossLayerTranscoder
 
 OnStep = Callable[[int, StepReport], None]
 
@@ -51,10 +52,20 @@ class Run:
         self.progress = checkpoint.progress
 
     def describe(self) -> dict[str, object]:
-        """What must be equal for a checkpoint to fit: layers, length, and the config but for its checkpoints."""
+        """What must be equal for a checkpoint to fit: model, layers, length, and the config but for its checkpoints."""
         config = self.config.to_dict()
         del config["checkpoint"], config["checkpoint_every"]
-        return {"layers": list(self.layers), **config, "n_tokens": self.n_tokens}
+        made = self.fit.transcoders()
+        cross_layer = isinstance(made, CrossLayerTranscoder)
+        cfgs = [made.cfg] if cross_layer else [transcoder.cfg for transcoder in made.values()]
+        model = {
+            "model_name": made.origin.model_name,
+            "folded": cfgs[0].folded,
+            "d_in": cfgs[0].d_in,
+            "d_out": cfgs[0].d_out,
+        }
+        run = {"layers": list(self.layers), "cross_layer": cross_layer}
+        return {**run, **model, **config, "n_tokens": self.n_tokens}
 
     def go(
         self, batches: Callable[[Position], Iterable[Batch]], *, on_step: OnStep | None = None

@@ -13,7 +13,7 @@ from tl_transcoders.training.encode import Encoded
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class LossInputs:
     """What the loss of a layer reads besides activations.
 
     `W_dec[0]` writes the layer's own output; `variances` are those of the outputs that `W_dec` writes.
@@ -37,7 +37,7 @@ class Loss:
 
 def objective(
     config: TrainConfig,
-    layer: Layer,
+    layer: LossInputs,
     encoded: Encoded,
     *,
     x: Float[Tensor, "row d_in"],

@@ -1,7 +1,7 @@
 """Where training starts, and what is set by hand on the way."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Self, final
 
 import torch
 from jaxtyping import Float
@@ -45,9 +45,7 @@ class Units:
     y: float = 1.0
 
     @classmethod
-    def of(
-        cls, x: Float[Tensor, "row d_in"], y: Float[Tensor, "row d_out"], *, layer: int
-    ) -> "Units":
+    def of(cls, x: Float[Tensor, "row d_in"], y: Float[Tensor, "row d_out"], *, layer: int) -> Self:
         """Those of a batch of a layer; raises ConfigError where they are 0 or not finite."""
         units = cls(_spread(x), _spread(y))
         for name, spread in (("inputs", units.x), ("outputs", units.y)):

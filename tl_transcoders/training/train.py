@@ -1,26 +1,22 @@
 """`train`: the transcoders of any layers of a model, at once."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from torch import Tensor, nn
 
-from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import AbstractHost, resolve_host
-from tl_transcoders.splice import check_original
-from tl_transcoders.training.checkpoint import has_checkpoint
 from tl_transcoders.training.config import TrainConfig
 from tl_transcoders.training.finish import finish
 from tl_transcoders.training.fit import AbstractFit
-from tl_transcoders.training.loop import OnStep, Run
+from tl_transcoders.training.loop import OnStep
+from tl_transcoders.training.on_model import checked_config, checked_layers, run_on_model
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import initial_transcoder
-from tl_transcoders.training.stream import Batch, Tokens, batches, check_given, count_tokens
+from tl_transcoders.training.stream import Batch, Tokens
 from tl_transcoders.training.trainer import Trainer
 from tl_transcoders.transcoders import Origin, TranscoderSet
-from tl_transcoders.transcoders.layers import layer_numbers
 
 
 def train(
@@ -35,10 +31,12 @@ def train(
     """Train a transcoder for each of `layers`, all from one pass of the model over `tokens`.
 
     The same seed, tokens and number of threads give the same bytes, whichever layers are trained together.
+    The model runs in eval mode, without dropout, whatever mode it is in.
 
     **Arguments:**
 
-    - `tokens`: `[batch pos]`, or an iterable of such tensors; training ends at `config.n_tokens` or with them.
+    - `tokens`: `[batch pos]`, or an iterable of such tensors; training ends at `config.n_tokens` or, with
+      a warning, with them.
     - `resume`: the folder of a run with checkpoints that was stopped. `tokens` must then begin as they
       began for that run.
     - `on_step`: called after every step with the number of tokens so far and a `StepReport`, the mean over layers.
@@ -61,89 +59,6 @@ def train(
     fit = _LayerFit(host, chosen, config)
     run_on_model(host, chosen, config, tokens, fit, resume=resume, on_step=on_step)
     return fit.finished()
-
-
-def run_on_model(
-    host: AbstractHost,
-    layers: tuple[int, ...],
-    config: TrainConfig,
-    tokens: Tokens,
-    fit: AbstractFit,
-    *,
-    resume: str | Path | None,
-    on_step: OnStep | None,
-) -> None:
-    """Drive a fit with the activations of a model from the first or the next step to the last."""
-    run = Run(fit, config, layers, checked_length(tokens, config))
-    if resume is not None:
-        run.resume(resume)
-    elif config.checkpoint is not None and has_checkpoint(config.checkpoint):
-        raise ConfigError(
-            "TrainConfig.checkpoint",
-            got=f"{config.checkpoint}, which holds a checkpoint",
-            expected="a folder without one",
-            do="Pass resume= to continue that run, or choose another folder.",
-        )
-    run.go(lambda start: batches(host, layers, config, tokens, start=start), on_step=on_step)
-
-
-def checked_config(
-    host: AbstractHost, layers: tuple[int, ...], config: TrainConfig, tokens: Tokens
-) -> TrainConfig:
-    """The config with the length of the run; raises where the model, its splices or the tokens do not fit it."""
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(
-            "config",
-            got=type(config).__name__,
-            expected="a TrainConfig",
-            do="Write config=tlt.TrainConfig(n_features=..., ...).",
-        )
-    check_original(
-        host.model, [(layer, site) for layer in layers for site in (config.read, config.write)]
-    )
-    check_given(host, tokens)
-    return replace(config, n_tokens=checked_length(tokens, config))
-
-
-def checked_layers(host: AbstractHost, layers: Iterable[int]) -> tuple[int, ...]:
-    """The layers in ascending order; raises ConfigError where there are none, one twice, or one the model lacks."""
-    given = layer_numbers(layers)
-    if not given or len(set(given)) < len(given):
-        raise ConfigError(
-            "layers",
-            got=f"{list(given)}",
-            expected="at least one layer, none twice",
-            do="Name the layers to train transcoders for.",
-        )
-    for layer in given:
-        if not 0 <= layer < host.n_layers:
-            raise ConfigError(
-                "layers",
-                got=f"layer {layer} for a model of {host.n_layers} layers",
-                expected=f"layers from 0 to {host.n_layers - 1}",
-                do="Choose layers of the model.",
-            )
-    return tuple(sorted(given))
-
-
-def checked_length(tokens: Tokens, config: TrainConfig) -> int:
-    """The number of tokens of the run; raises ConfigError where it is unknown, or more than there are."""
-    if not isinstance(tokens, Tensor):
-        if config.n_tokens is not None:
-            return config.n_tokens
-        got, expected = "None with an iterable of tokens", "a number"
-    else:
-        there = count_tokens(tokens, config)
-        length = there if config.n_tokens is None else config.n_tokens
-        if 0 < length <= there:
-            return length
-        got, expected = f"{length}", f"between 1 and the {there} tokens there are to learn from"
-    raise ConfigError(
-        "TrainConfig.n_tokens",
-        got=got,
-        expected=expected,
-        do="Set n_tokens to the length of the run, or give more tokens.",
-    )
 
 
 @final

@@ -1,7 +1,7 @@
 """One transcoder being fitted to pairs (x, y)."""
 
 from collections.abc import Mapping
-from typing import final
+from typing import Self, final
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from tl_transcoders.training.config import TrainConfig
 from tl_transcoders.training.encode import fired, reconstruct
 from tl_transcoders.training.learner import Learner
 from tl_transcoders.training.losses import total_variance
-from tl_transcoders.training.objective import Layer, objective
+from tl_transcoders.training.objective import LossInputs, objective
 from tl_transcoders.training.report import StepReport
 from tl_transcoders.training.start import Units, initial_transcoder, settle, start
 from tl_transcoders.transcoders import Transcoder, TranscoderConfig
@@ -38,10 +38,11 @@ class Trainer:
         self._learner = Learner(transcoder, config, silent_for=silent_for)
 
     @classmethod
-    def new(cls, cfg: TranscoderConfig, config: TrainConfig, *, seed: int) -> "Trainer":
+    def new(cls, cfg: TranscoderConfig, config: TrainConfig, *, seed: int) -> Self:
         """A trainer of a fresh transcoder."""
         return cls(initial_transcoder(cfg, seed=seed), config)
 
+    @torch.enable_grad()
     def step(
         self,
         x: Float[Tensor, "row d_in"],
@@ -55,7 +56,7 @@ class Trainer:
         if first:
             self._start(x, y)
         encoded, y_hat = reconstruct(t, x, window=config.window)
-        layer = Layer(
+        layer = LossInputs(
             W_enc=t.W_enc,
             b_enc=t.b_enc,
             W_dec=t.W_dec[None],

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.errors import ConfigError
+from tl_transcoders.transcoders.kernels import largest
 
 
 @final
@@ -79,8 +80,9 @@ def activate(
         case ReLU():
             return pre.relu()
         case TopK(k):
-            values, indices = pre.topk(k, dim=-1, sorted=False)
-            return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+            _, found = largest(pre.detach().reshape(-1, pre.shape[-1]), k)
+            indices = found.view(*pre.shape[:-1], k)
+            return torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices).relu())
         case JumpReLU() | BatchTopK():
             if threshold is None:
                 raise ConfigError(

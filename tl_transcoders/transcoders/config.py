@@ -14,6 +14,7 @@ from tl_transcoders.transcoders.activations import (
     activation_from_dict,
     activation_to_dict,
 )
+from tl_transcoders.transcoders.layers import layer_numbers
 
 
 @final
@@ -52,6 +53,7 @@ class TranscoderConfig:
         _check_sizes(
             where, self.layer, d_in=self.d_in, d_out=self.d_out, n_features=self.n_features
         )
+        _check_flags(where, skip=self.skip, folded=self.folded)
         _check_taps(where, self.read, self.write)
         _check_skip(where, self.is_sae, self.skip)
         _check_activation(where, self.activation, self.n_features)
@@ -92,6 +94,8 @@ class CrossLayerConfig:
 
     def __post_init__(self) -> None:
         where = "cross-layer transcoder"
+        object.__setattr__(self, "layers", layer_numbers(self.layers))
+        _check_flags(where, skip=self.skip, folded=self.folded)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ConfigError(
                 where,
@@ -161,6 +165,14 @@ def checked_fields(cls: type, data: Mapping[str, object]) -> dict[str, object]:
             do="Correct the config.",
         )
     return {**data, "activation": activation_from_dict(activation)}
+
+
+def _check_flags(where: str, **flags: bool) -> None:
+    for name, flag in flags.items():
+        if type(flag) is not bool:
+            raise ConfigError(
+                where, got=f"{name}={flag!r}", expected="True or False", do="Correct the config."
+            )
 
 
 def _check_sizes(where: str, layer: int, **sizes: int) -> None:

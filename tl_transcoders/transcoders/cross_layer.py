@@ -14,7 +14,7 @@ from tl_transcoders.transcoders.config import CrossLayerConfig
 from tl_transcoders.transcoders.encode import encode_topk, gather_if_sparse, pre_activations
 from tl_transcoders.transcoders.origin import Origin
 from tl_transcoders.transcoders.sparse import SparseFeatures
-from tl_transcoders.transcoders.transcoder import check_presence, check_shape
+from tl_transcoders.transcoders.transcoder import check_one_dtype, check_presence, check_shape
 
 Features = Float[Tensor, "*batch feature"] | SparseFeatures
 
@@ -72,6 +72,7 @@ class CrossLayerTranscoder(nn.Module):
             _check_each(cfg, "threshold", threshold, **sizes)
         self.W_skip = None if W_skip is None else nn.ParameterList(W_skip)
         self.threshold = None if threshold is None else nn.ParameterList(threshold)
+        check_one_dtype("cross-layer transcoder", [weight.dtype for weight in self.parameters()])
 
     @classmethod
     def init(cls, cfg: CrossLayerConfig, *, seed: int) -> Self:
@@ -107,7 +108,8 @@ class CrossLayerTranscoder(nn.Module):
     ) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc of one layer."""
         i = self._position(layer)
-        return pre_activations(x, self.W_enc[i], self.b_enc[i])
+        ranked = isinstance(self.cfg.activation, TopK)
+        return pre_activations(x, self.W_enc[i], self.b_enc[i], ranked=ranked)
 
     def activate(
         self, layer: int, pre: Float[Tensor, "*batch feature"]
@@ -154,7 +156,7 @@ class CrossLayerTranscoder(nn.Module):
                     f"decode of layer {layer}",
                     got=f"features of layers {sorted(features)}",
                     expected=f"those of every layer of {self.layers[: j + 1]}",
-                    do="Run the forward pass from the first spliced layer (no start_at_layer).",
+                    do="Run the forward pass from the first spliced layer (no start_at_layer), without gradient checkpointing.",
                 )
             y = y + _decode(features[source], self.W_dec[i][j - i])
         if self.W_skip is None:

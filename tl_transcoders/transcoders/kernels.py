@@ -24,6 +24,18 @@ MIN_PART_ROWS = 256
 
 GROUP = 4
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pre_activations(
+    x: Float[Tensor, "row d_in"],
+    W_enc: Float[Tensor, "d_in feature"],
+    b_enc: Float[Tensor, " feature"],
+) -> Float[Tensor, "row feature"]:
+    """x @ W_enc + b_enc, rounded as `largest_pre_activations` rounds it: by the same product of the same parts."""
+    parts = [torch.addmm(b_enc, part, W_enc) for part in x.split(_rows_of_a_part(x, W_enc))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
 
 def largest_pre_activations(
     x: Float[Tensor, "row d_in"],
@@ -32,8 +44,7 @@ def largest_pre_activations(
     k: int,
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The k largest of x @ W_enc + b_enc in every row, some rows at a time in one buffer, for cache and memory."""
-    n_parts = -(-len(x) * W_enc.shape[1] // PART)
-    rows = max(MIN_PART_ROWS, -(-len(x) // max(1, n_parts)))
+    rows = _rows_of_a_part(x, W_enc)
     if len(x) <= rows:
         return largest(torch.addmm(b_enc, x, W_enc), k)
     pre = x.new_empty(rows, W_enc.shape[1])
@@ -58,7 +69,7 @@ def largest(
     n = values.shape[1] // GROUP
     if values.shape[1] % GROUP or n < GROUP * k or values.device.type != "cpu":
         return torch.topk(values, k, sorted=False)
-    groups = largest(values.view(-1, GROUP, n).amax(1), k)[1]
+    groups = largest(values.reshape(-1, GROUP, n).amax(1), k)[1]
     candidates = torch.cat([groups + n * member for member in range(GROUP)], dim=1)
     found, places = values.gather(1, candidates).topk(k, sorted=False)
     return found, candidates.gather(1, places)
@@ -134,6 +145,13 @@ def row_dots(
         return torch.autograd.grad(out, probe, x)[0]
 
 
+def count_set(values: Float[Tensor, "*batch"]) -> int:
+    """How many entries are not made of zero bits alone (−0 counts)."""
+    bits = values.view(_INTEGERS[values.element_size()])
+    # numpy's count is vectorised; torch's takes twenty times as long on a CPU.
+    return int(np.count_nonzero(bits.numpy()) if bits.is_cpu else torch.count_nonzero(bits))
+
+
 class GatherRows(Function):
     """y[r] = Σ_e v_e · W[f_e], with sparse gradients to the values and to W."""
 
@@ -172,7 +190,7 @@ class TopKEncode(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         if want_dense:
-            pre = torch.addmm(b_enc, x, W_enc)
+            pre = pre_activations(x, W_enc, b_enc)
             values, indices = largest(pre, k)
             dense = pre.zero_().scatter_(-1, indices, values.relu_())
         else:
@@ -203,6 +221,11 @@ class TopKEncode(Function):
         if ctx.needs_input_grad[2]:
             to_b = grad.new_zeros(W_enc.shape[1]).index_add_(0, flat, grad)
         return to_x, to_W, to_b, None, None
+
+
+def _rows_of_a_part(x: Tensor, W_enc: Tensor) -> int:
+    n_parts = -(-len(x) * W_enc.shape[1] // PART)
+    return max(MIN_PART_ROWS, -(-len(x) // max(1, n_parts)))
 
 
 def _rows(offsets: Tensor, n_active: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.transcoders.kernels import GatherRows
+from tl_transcoders.transcoders.kernels import GatherRows, count_set
 
 
 @final
@@ -42,17 +42,18 @@ class SparseFeatures:
         per_row = torch.bincount(rows, minlength=len(flat))
         return cls(flat[rows, columns], columns, per_row.cumsum(0) - per_row, tuple(post.shape))
 
-    @property
-    def density(self) -> float:
-        """Share of the entries that are stored."""
-        return len(self.values) / max(1, math.prod(self.shape))
-
     def to_dense(self) -> Float[Tensor, "*batch feature"]:
         """The dense tensor, zeros where nothing is stored."""
         flat = self.values.new_zeros(math.prod(self.shape))
         return flat.scatter_add(0, self.rows() * self.shape[-1] + self.indices, self.values).view(
             self.shape
         )
+
+    def equal(self, dense: Float[Tensor, "*batch feature"]) -> bool:
+        """Whether `to_dense()` would be `dense`, to the bit; every feature may be stored once only."""
+        dense = dense.detach()
+        stored = dense.view(-1)[self.rows() * self.shape[-1] + self.indices]
+        return torch.equal(stored, self.values) and count_set(dense) == count_set(stored)
 
     def rows(self) -> Int[Tensor, " active"]:
         """The row each stored entry belongs to."""

@@ -1,5 +1,6 @@
 """One transcoder: y = W_dec·act(W_enc·x + b_enc) + b_dec (+ W_skip·x)."""
 
+from collections.abc import Iterable
 from typing import Self, final
 
 import torch
@@ -27,7 +28,7 @@ class Transcoder(nn.Module):
     contiguous read.
 
     **Raises:** ShapeError where a weight does not fit the config; ConfigError where a skip or threshold
-    is given and not declared, or declared and not given.
+    is given and not declared, or declared and not given, and for weights of different dtypes.
 
     Source: Dunefsky et al. 2024, Transcoders Find Interpretable LLM Feature Circuits; with W_skip,
     Paulo et al. 2025, Transcoders Beat Sparse Autoencoders for Interpretability.
@@ -58,6 +59,8 @@ class Transcoder(nn.Module):
         check_shape(where, "b_dec", b_dec, d_out=cfg.d_out)
         check_presence(where, "W_skip", W_skip is not None, cfg.skip)
         check_presence(where, "threshold", threshold is not None, needs_threshold(cfg.activation))
+        given = (W_enc, b_enc, W_dec, b_dec, W_skip, threshold)
+        check_one_dtype(where, [weight.dtype for weight in given if weight is not None])
         self.cfg = cfg
         self.W_enc = nn.Parameter(W_enc.T.contiguous().T)
         self.b_enc = nn.Parameter(b_enc)
@@ -94,7 +97,8 @@ class Transcoder(nn.Module):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc."""
-        return pre_activations(x, self.W_enc, self.b_enc)
+        ranked = isinstance(self.cfg.activation, TopK)
+        return pre_activations(x, self.W_enc, self.b_enc, ranked=ranked)
 
     def activate(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """act(pre)."""
@@ -175,6 +179,18 @@ def check_shape(where: str, name: str, tensor: Tensor, **dims: int) -> None:
         expected=f"({named})",
         do="It looks transposed: pass its transpose." if transposed else "Check the config.",
     )
+
+
+def check_one_dtype(where: str, dtypes: Iterable[torch.dtype]) -> None:
+    """Raise ConfigError unless all dtypes are the same."""
+    found = sorted({str(dtype) for dtype in dtypes})
+    if len(found) > 1:
+        raise ConfigError(
+            where,
+            got=f"weights of {' and '.join(found)}",
+            expected="one dtype",
+            do="Cast them to one: load(..., dtype=torch.float32), or transcoder.to(torch.float32).",
+        )
 
 
 def check_presence(where: str, name: str, given: bool, declared: bool) -> None:

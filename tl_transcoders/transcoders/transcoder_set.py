@@ -29,6 +29,7 @@ class TranscoderSet(Mapping[int, Transcoder]):
     def __init__(
         self, transcoders: Mapping[int, Transcoder], *, origin: Origin | None = None
     ) -> None:
+        _check_transcoders(transcoders)
         if not transcoders:
             raise ConfigError(
                 "transcoder set",
@@ -90,3 +91,18 @@ class TranscoderSet(Mapping[int, Transcoder]):
     def __repr__(self) -> str:
         lines = (f"  {layer}: {t.extra_repr()}" for layer, t in self.items())
         return "\n".join([f"TranscoderSet({self.origin}", *lines, ")"])
+
+
+def _check_transcoders(given: object) -> None:
+    if isinstance(given, Mapping):
+        got = str({layer: type(transcoder).__name__ for layer, transcoder in given.items()})
+        if all(type(n) is int and isinstance(t, Transcoder) for n, t in given.items()):
+            return
+    else:
+        got = type(given).__name__
+    raise ConfigError(
+        "transcoder set",
+        got=got,
+        expected="a mapping from layer numbers to Transcoders",
+        do="Write TranscoderSet({transcoder.cfg.layer: transcoder, ...}).",
+    )

@@ -57,7 +57,8 @@ NATIVE = Format(name="tl_transcoders", patterns=(INDEX,), recognises=recognises,
 def _read_set(source: AbstractSource, index: SetIndex, request: Request) -> TranscoderSet:
     configs = {config.layer: config for config in index.configs}
     chosen = request.choose(configs, str(source))
-    files = [file for file in index.files if file.layer in chosen]
+    by_layer = {file.layer: file for file in index.files}
+    files = [by_layer[layer] for layer in chosen]
     tensors = _read_layers(source, files, [_shapes(configs[layer]) for layer in chosen], request)
     transcoders = {
         layer: _transcoder(configs[layer], weights)
