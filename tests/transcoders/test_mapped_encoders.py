@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tl_transcoders.transcoders import Transcoder, TranscoderConfig, encode
+from tl_transcoders.transcoders import Transcoder, TranscoderConfig
+from tl_transcoders.transcoders import mapped as mapped_encoders
 from tl_transcoders.transcoders.pages import PAGEMAP, give_back, lies_in_file
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +51,7 @@ def resident(tensor: Tensor) -> int:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "BLOCK", 16_384)
+    monkeypatch.setattr(mapped_encoders, "BLOCK", 16_384)
 
 
 def test_pages_of_a_file_are_told_from_memory(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_number_of_threads_is_what_it_was(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError):
             made.pre_activations(torch.randn(3, D).double())
         assert torch.get_num_threads() == 2
-        made.encode(torch.randn(encode.FEW + 1, D))
+        made.encode(torch.randn(mapped_encoders.FEW + 1, D))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -108,9 +108,8 @@ class CrossLayerTranscoder(nn.Module):
     ) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc of one layer."""
         i = self._position(layer)
-        return pre_activations(
-            x, self.W_enc[i], self.b_enc[i], ranked=isinstance(self.cfg.activation, TopK)
-        )
+        ranked = isinstance(self.cfg.activation, TopK)
+        return pre_activations(x, self.W_enc[i], self.b_enc[i], ranked=ranked)
 
     def activate(
         self, layer: int, pre: Float[Tensor, "*batch feature"]

@@ -97,9 +97,8 @@ class Transcoder(nn.Module):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """x @ W_enc + b_enc."""
-        return pre_activations(
-            x, self.W_enc, self.b_enc, ranked=isinstance(self.cfg.activation, TopK)
-        )
+        ranked = isinstance(self.cfg.activation, TopK)
+        return pre_activations(x, self.W_enc, self.b_enc, ranked=ranked)
 
     def activate(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """act(pre)."""
