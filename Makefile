@@ -13,7 +13,7 @@ ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-real lint docs bench peers example-smollm2 clean
+.PHONY: help demo test test-real test-table lint docs bench peers example-smollm2 clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +25,12 @@ test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its
 	$(RUN) -m pytest -n 2
 	$(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
 
-test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests, fetching both models once, and the whole case table
+test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests; fetches both models once
 	$(RUN) -m examples.real_models all
 	$(RUN) -m pytest -m real tests/real
 	$(ON_TL3) $(RUN) -m pytest -m "real and cases" tests/real
+
+test-table: $(VENV)/.test $(TL3)/.stamp ## the whole case table on both lines, of which make test runs a part
 	TLT_WHOLE_TABLE=1 $(RUN) -m pytest -n 2 -m "cases and not real"
 	TLT_WHOLE_TABLE=1 $(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
 

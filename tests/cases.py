@@ -281,7 +281,7 @@ KINDS = [
 ]
 
 WHOLE_TABLE = "TLT_WHOLE_TABLE" in os.environ
-"""Whether every kind runs on every host (make test-real), or a part of the table in which each meets each (make test)."""
+"""Whether every kind runs on every host (make test-table), or a part of the table in which each meets each (make test)."""
 THOROUGH = ("gpt2-bridge-raw", "gemma3-bridge-raw")
 
 
