@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,23 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads_and_resumes(tmp_path: Path) -> No
     assert_same_bytes(resumed, train(model(), config=config(), **given))
 
 
+@pytest.fixture
+def python_handles_sigint() -> Iterator[None]:
+    """As in a terminal; a process started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
 def test_a_signal_is_deferred_once_and_the_handler_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
     with DeferredInterrupt() as interrupt:
         assert not interrupt.pending
         signal.raise_signal(signal.SIGINT)
         assert interrupt.pending
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 OTHER_RUNS = {
