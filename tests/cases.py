@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -296,3 +297,6 @@ CASES = [
     for j, kind in enumerate(KINDS)
     if applies(host, kind) and _in_this_run(i, host, j)
 ]
+
+only_in_the_whole_table = pytest.mark.cases if WHOLE_TABLE else pytest.mark.slow_on_3_9
+"""For tests that `make test` runs on the newer line alone, to be done in time."""

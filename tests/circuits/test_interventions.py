@@ -17,6 +17,7 @@ from tests.cases import (
     Host,
     Kind,
     case_id,
+    only_in_the_whole_table,
     tokens,
 )
 from tl_transcoders import errors
@@ -37,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "stop_at_eos": False,
 }
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 
 
 def last(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import HOSTS, Host, Kind, case_id, tokens
+from tests.cases import HOSTS, Host, Kind, case_id, only_in_the_whole_table, tokens
 from tests.circuits.truth import TRUTHS, Truth, ends_of
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, KeyValue, Logits, Mlp, Node
 from tl_transcoders.circuits.reference import live_path_patch
@@ -14,7 +14,7 @@ from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.transcoders import TopK
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 every_truth = pytest.mark.parametrize(("truth", "host"), TRUTHS, ids=case_id)
 random_hosts = pytest.mark.parametrize("host", HOSTS, ids=case_id)
 KINDS = [Kind("topk-skip", TopK(5), skip=True), Kind("clt", TopK(5), cross_layer=True)]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import case_id
+from tests.cases import case_id, only_in_the_whole_table
 from tests.circuits.truth import TRUTHS, Truth, nodes_of
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Node
 from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import capture
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 every_truth = pytest.mark.parametrize(("truth", "host"), TRUTHS, ids=case_id)
 
 
