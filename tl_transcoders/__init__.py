@@ -1,23 +1,8 @@
 """Swap the MLPs of a TransformerLens model for sparse transcoders and hook their features."""
 
-from tl_transcoders.circuits.interventions import Ablate as Ablate
-from tl_transcoders.circuits.interventions import Add as Add
-from tl_transcoders.circuits.interventions import Intervened as Intervened
-from tl_transcoders.circuits.interventions import Patch as Patch
-from tl_transcoders.circuits.interventions import Scale as Scale
-from tl_transcoders.circuits.interventions import Set as Set
-from tl_transcoders.circuits.interventions import intervene as intervene
-from tl_transcoders.circuits.interventions import intervening as intervening
-from tl_transcoders.circuits.nodes import Error as Error
-from tl_transcoders.circuits.nodes import Feature as Feature
-from tl_transcoders.circuits.nodes import Head as Head
-from tl_transcoders.circuits.nodes import Mlp as Mlp
-from tl_transcoders.circuits.patching import Freeze as Freeze
-from tl_transcoders.circuits.patching import path_patch as path_patch
-from tl_transcoders.evaluation import Effect as Effect
-from tl_transcoders.evaluation import LayerReport as LayerReport
-from tl_transcoders.evaluation import Report as Report
-from tl_transcoders.evaluation import evaluate as evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from tl_transcoders.hub import load as load
 from tl_transcoders.hub import push_to_hub as push_to_hub
 from tl_transcoders.hub import releases as releases
@@ -27,9 +12,6 @@ from tl_transcoders.splice import Spliced as Spliced
 from tl_transcoders.splice import check as check
 from tl_transcoders.splice import splice as splice
 from tl_transcoders.splice import unsplice as unsplice
-from tl_transcoders.training import TrainConfig as TrainConfig
-from tl_transcoders.training import train as train
-from tl_transcoders.training import train_cross_layer as train_cross_layer
 from tl_transcoders.transcoders import BatchTopK as BatchTopK
 from tl_transcoders.transcoders import CrossLayerConfig as CrossLayerConfig
 from tl_transcoders.transcoders import CrossLayerTranscoder as CrossLayerTranscoder
@@ -39,6 +21,54 @@ from tl_transcoders.transcoders import TopK as TopK
 from tl_transcoders.transcoders import Transcoder as Transcoder
 from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
+
+if TYPE_CHECKING:
+    from tl_transcoders.circuits.interventions import Ablate as Ablate
+    from tl_transcoders.circuits.interventions import Add as Add
+    from tl_transcoders.circuits.interventions import Intervened as Intervened
+    from tl_transcoders.circuits.interventions import Patch as Patch
+    from tl_transcoders.circuits.interventions import Scale as Scale
+    from tl_transcoders.circuits.interventions import Set as Set
+    from tl_transcoders.circuits.interventions import intervene as intervene
+    from tl_transcoders.circuits.interventions import intervening as intervening
+    from tl_transcoders.circuits.nodes import Error as Error
+    from tl_transcoders.circuits.nodes import Feature as Feature
+    from tl_transcoders.circuits.nodes import Head as Head
+    from tl_transcoders.circuits.nodes import Mlp as Mlp
+    from tl_transcoders.circuits.patching import Freeze as Freeze
+    from tl_transcoders.circuits.patching import path_patch as path_patch
+    from tl_transcoders.evaluation import Effect as Effect
+    from tl_transcoders.evaluation import LayerReport as LayerReport
+    from tl_transcoders.evaluation import Report as Report
+    from tl_transcoders.evaluation import evaluate as evaluate
+    from tl_transcoders.training import TrainConfig as TrainConfig
+    from tl_transcoders.training import train as train
+    from tl_transcoders.training import train_cross_layer as train_cross_layer
+
+_LATER: Final = {
+    "Ablate": "tl_transcoders.circuits.interventions",
+    "Add": "tl_transcoders.circuits.interventions",
+    "Effect": "tl_transcoders.evaluation",
+    "Error": "tl_transcoders.circuits.nodes",
+    "Feature": "tl_transcoders.circuits.nodes",
+    "Freeze": "tl_transcoders.circuits.patching",
+    "Head": "tl_transcoders.circuits.nodes",
+    "Intervened": "tl_transcoders.circuits.interventions",
+    "LayerReport": "tl_transcoders.evaluation",
+    "Mlp": "tl_transcoders.circuits.nodes",
+    "Patch": "tl_transcoders.circuits.interventions",
+    "Report": "tl_transcoders.evaluation",
+    "Scale": "tl_transcoders.circuits.interventions",
+    "Set": "tl_transcoders.circuits.interventions",
+    "TrainConfig": "tl_transcoders.training",
+    "evaluate": "tl_transcoders.evaluation",
+    "intervene": "tl_transcoders.circuits.interventions",
+    "intervening": "tl_transcoders.circuits.interventions",
+    "path_patch": "tl_transcoders.circuits.patching",
+    "train": "tl_transcoders.training",
+    "train_cross_layer": "tl_transcoders.training",
+}
+"""Names whose modules are imported when they are first used, so that importing the package is quick."""
 
 __all__ = [
     "Ablate",
@@ -81,3 +111,16 @@ __all__ = [
     "train_cross_layer",
     "unsplice",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """A name whose module is imported now."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ from tests.cases import (
     BOS,
     D_MODEL,
     FEATURES,
+    HAS_HOOKED_TRANSFORMER,
     HOSTS,
     PAD,
     POS,
@@ -220,6 +221,8 @@ def test_a_transcoder_that_stands_nowhere_is_copied() -> None:
 def test_starting_midway_is_refused_where_earlier_features_are_needed(
     host: Host, layers: tuple[int, ...]
 ) -> None:
+    if host.kind == "bridge" and HAS_HOOKED_TRANSFORMER:
+        pytest.skip("the Bridge of transformer-lens 3.9 knows no start_at_layer")
     model = host.build()
     clt = Kind("clt", cross_layer=True, layers=layers).build(model)
     with torch.no_grad(), splice(model, clt):

@@ -8,7 +8,6 @@ import torch
 from tl_transcoders.errors import HubError, TranscoderFormatError
 from tl_transcoders.hub.files import check_named
 from tl_transcoders.hub.format import Format, Loaded
-from tl_transcoders.hub.formats import FORMATS
 from tl_transcoders.hub.place import open_source
 from tl_transcoders.hub.releases import Choice, resolve_name
 from tl_transcoders.hub.request import make_request
@@ -59,7 +58,7 @@ def load(
     """
     check_named(source, "source")
     asked = Choice(source=source, revision=revision, width=width, l0=l0, kind=kind)
-    patterns = [pattern for layout in FORMATS for pattern in layout.patterns]
+    patterns = [pattern for layout in _formats() for pattern in layout.patterns]
     try:
         choice = resolve_name(asked)
         request = make_request(
@@ -88,7 +87,7 @@ def load(
 def _layout(place: AbstractSource) -> Format:
     files: frozenset[str] = frozenset()
     for files in place.listings():
-        for layout in FORMATS:
+        for layout in _formats():
             if layout.recognises(files) and layout.confirms(place):
                 return layout
     listed = sorted(files)
@@ -96,6 +95,14 @@ def _layout(place: AbstractSource) -> Format:
     raise TranscoderFormatError(
         str(place),
         got=f"{len(files)} files ({shown})" if listed else "no files",
-        expected=f"the files of a known format ({', '.join(layout.name for layout in FORMATS)})",
+        expected=f"the files of a known format ({', '.join(layout.name for layout in _formats())})",
         do="Check that the folder or repository holds transcoders.",
     )
+
+
+def _formats() -> tuple[Format, ...]:
+    from tl_transcoders.hub.formats import (
+        FORMATS,
+    )  # the readers take longer to import than the rest of a splice
+
+    return FORMATS
