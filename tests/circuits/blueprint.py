@@ -239,15 +239,23 @@ def neurons_of(layer: Layer) -> list[Neuron]:
 
 
 class WideRMSNorm(nn.Module):
-    """RMSNorm in the dtype of its input (Hugging Face's computes in float32)."""
+    """RMSNorm with gain 1 in the dtype of its input (Hugging Face's computes in float32).
 
-    def __init__(self, width: int, eps: float) -> None:
+    Gemma stores a gain as its difference from 1, and TransformerLens rebuilds the norm by what is stored.
+    """
+
+    def __init__(self, width: int, eps: float, *, offset: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width, dtype=torch.float64))
+        self.offset = 1.0 if offset else 0.0
+        self.weight = nn.Parameter(torch.full((width,), 1 - self.offset, dtype=torch.float64))
         self.variance_epsilon = self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        return (
+            x
+            * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+            * (self.offset + self.weight)
+        )
 
 
 def _gpt2(plan: Blueprint) -> Any:
@@ -377,4 +385,8 @@ def _attention_linear(module: Any, weights: Mapping[str, Tensor]) -> None:
 
 def _norm(plan: Blueprint, name: str) -> nn.Module:
     eps = plan.norms.get(name)
-    return nn.Identity() if eps is None else WideRMSNorm(plan.d_model, eps)
+    return (
+        nn.Identity()
+        if eps is None
+        else WideRMSNorm(plan.d_model, eps, offset=plan.architecture == "gemma3")
+    )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import tl_transcoders as tlt
 from tests.cases import FEATURES, HOSTS, Host, Kind, case_id, tokens
-from tests.circuits.truth import TRUTHS, Truth, ends_of
+from tests.circuits.truth import Truth, ends_of
+from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, KeyValue, Logits, Mlp, Node
 from tl_transcoders.circuits.patching import ActiveFeatures, AllHeads, Freeze, sweep
 from tl_transcoders.circuits.patching.freeze import PRESETS
@@ -112,8 +113,6 @@ def test_the_twin_sees_a_wrong_decoder() -> None:
 @every_raw_host
 @every_kind
 def test_all_writers_patched_give_the_source_run(host: Host, kind: Kind) -> None:
-    if host.architecture == "neox" and "resid_mid" in (kind.read, kind.write):
-        pytest.skip("no such site")
     model = host.build()
     with splice(model, kind.build(model), error="keep") as spliced:
         base, source = capture(spliced, BASE), capture(spliced, SOURCE)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.cases import HOSTS, Host, Kind, case_id, only_in_the_whole_table, tokens
-from tests.circuits.truth import TRUTHS, Truth, ends_of
+from tests.circuits.truth import Truth, ends_of
+from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, KeyValue, Logits, Mlp, Node
 from tl_transcoders.circuits.reference import live_path_patch
 from tl_transcoders.errors import ConfigError
@@ -50,10 +51,6 @@ def test_every_edge_is_found(truth: Truth, host: str) -> None:
 
 @every_truth
 def test_linear_edges_differ_where_theory_says(truth: Truth, host: str) -> None:
-    if truth.name == "G-post-norm":
-        pytest.skip(
-            "an edited hook_scale does not reach its float64 post-norm as it is; test_path_patch checks it"
-        )
     expected = dict(truth.edges) | dict(truth.linear)
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         found = {text: edge(truth, spliced, text, "linear") for text in expected}

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.cases import case_id, only_in_the_whole_table
-from tests.circuits.truth import TRUTHS, Truth, nodes_of
+from tests.circuits.truth import Truth, nodes_of
+from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Node
 from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import capture
