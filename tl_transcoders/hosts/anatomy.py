@@ -49,12 +49,6 @@ class Norm:
         """The norm of x, with the σ given instead of x's own."""
         return self.normalized(x, scale) * self.gain + self.bias
 
-    def linear(
-        self, delta: Float[Tensor, "*batch d"], scale: Float[Tensor, "*batch 1"]
-    ) -> Float[Tensor, "*batch d"]:
-        """What a change of x does while σ stays as it is."""
-        return self.centre(delta) / scale * self.gain
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ _MLP: Final = 0.75
 
 
 def check_spliced(spliced: object) -> None:
-    """Raise ConfigError unless this is a spliced model."""
+    """Raise ConfigError unless this is a spliced model, SpliceError where its transcoders are out again."""
     if not isinstance(spliced, Spliced):
         raise ConfigError(
             "circuits",
@@ -41,6 +41,7 @@ def check_spliced(spliced: object) -> None:
             expected="a spliced model",
             do="Call it inside `with tlt.splice(model, transcoders) as spliced:` with `spliced`.",
         )
+    spliced.check_installed()
 
 
 def check_pair(

@@ -26,7 +26,7 @@ class AllHeads:
 @final
 @dataclass(frozen=True, slots=True)
 class ActiveFeatures:
-    """Every feature of these layers that differs between base and source anywhere; of all spliced layers by default."""
+    """Every feature of these layers that differs between base and source where receivers read; of all layers by default."""
 
     layers: Sequence[int] | None = None
 

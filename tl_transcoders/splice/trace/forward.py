@@ -16,11 +16,11 @@ from tl_transcoders.splice.trace.swap import Features, Swap, product
 from tl_transcoders.transcoders import SparseFeatures
 
 Spot = Literal[
-    "embed", "resid_pre", "q_in", "k_in", "v_in", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
+    "embed", "resid_pre", "q", "k", "v", "turned_k", "pattern", "z", "attn_raw", "attn_out",
     "resid_mid", "mlp_in", "features", "error", "mlp_raw", "mlp_out", "sae_in", "sae_out", "resid_post",
     "logits_in",
 ]  # fmt: skip
-"""Where a pass can be visited; `q_in, k_in, v_in, mlp_in, logits_in` are the residual stream as one reader sees it."""
+"""Where a pass can be visited; `mlp_in` and `logits_in` are the residual stream as the MLP and the last norm read it."""
 
 Visit = Callable[[Spot, int, Any], Any]
 Errors = Literal["freeze", "live", "zero"]
@@ -149,11 +149,10 @@ class Forward:
         block = self.model.anatomy.blocks[layer]
         attention, wiring = block.attention, self.wirings[layer]
         first = 0 if self.frozen is None else self.frozen.rows.first
-        readers = [self.visit(spot, layer, x) for spot in ("q_in", "k_in", "v_in")]
-        normed = _once(block.ln1, readers)
-        q = self.visit("q", layer, attention.q(normed[0]))
-        k = self.visit("k", layer, attention.k(normed[1]))
-        v = self.visit("v", layer, attention.v(normed[2]))
+        normed = block.ln1(x)
+        q = self.visit("q", layer, attention.q(normed))
+        k = self.visit("k", layer, attention.k(normed))
+        v = self.visit("v", layer, attention.v(normed))
         k = self.visit("turned_k", layer, attention.turn_k(k, wiring, first))
         if self.frozen is not None and first:
             before, values = self.frozen.rows.before, self.frozen.values
@@ -304,14 +303,6 @@ class FeatureChange:
 
 NO_CHANGE: Final = FeatureChange(torch.empty(0, 0, dtype=torch.long), torch.empty(0, 0, 0))
 """What a visit of `features` is shown, and returns to leave them, where they are frozen."""
-
-
-def _once(norm: Callable[[Tensor], Tensor], readers: list[Tensor]) -> list[Tensor]:
-    """The norm of every reader's stream, computed once for those that see the same tensor."""
-    known: dict[int, Tensor] = {}
-    return [
-        known.setdefault(id(x), norm(x)) if id(x) not in known else known[id(x)] for x in readers
-    ]
 
 
 def _without(features: Features, mask: Tensor | None) -> Features:
