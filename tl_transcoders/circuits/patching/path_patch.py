@@ -21,8 +21,9 @@ from tl_transcoders.circuits.patching.check import (
 )
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.freeze import ErrorPolicy, Freeze, Preset, as_freeze
-from tl_transcoders.circuits.patching.hop import Arrived, Hop, read_metric
+from tl_transcoders.circuits.patching.hop import Arrived, Hop
 from tl_transcoders.circuits.patching.send import from_source
+from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced

@@ -13,7 +13,7 @@ from tl_transcoders.circuits.nodes import Head, Logits, Node, parse_node
 from tl_transcoders.circuits.patching.check import check_receiver, check_spliced, depth, normal
 from tl_transcoders.circuits.patching.families import Batch, Family, batches
 from tl_transcoders.circuits.patching.freeze import Freeze, Preset, as_freeze
-from tl_transcoders.circuits.patching.hop import Hop, read_metric
+from tl_transcoders.circuits.patching.hop import Hop
 from tl_transcoders.circuits.patching.path_patch import (
     Downstream,
     Nodes,
@@ -23,6 +23,7 @@ from tl_transcoders.circuits.patching.path_patch import (
     runs_of,
     unpatched,
 )
+from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
