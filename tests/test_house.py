@@ -43,6 +43,8 @@ OF_HUB = {
 """Documented names that are reached through `tl_transcoders.hub` alone."""
 OF_PATCHING = {"ActiveFeatures", "AllHeads", "PatchResult", "SweepResult", "sweep"}
 """Those reached through `tl_transcoders.circuits.patching`."""
+OF_ATTRIBUTION = {"EdgeEffects", "NodeEffects"}
+"""Those reached through `tl_transcoders.circuits.attribution`."""
 
 
 def documented(page: str) -> set[str]:
@@ -59,7 +61,7 @@ def test_import_contracts_hold() -> None:
 
 
 def test_public_names_are_the_documented_names() -> None:
-    assert set(tlt.__all__) | OF_HUB | OF_PATCHING == documented("api.md")
+    assert set(tlt.__all__) | OF_HUB | OF_PATCHING | OF_ATTRIBUTION == documented("api.md")
 
 
 def test_what_only_the_hub_offers_is_there() -> None:

@@ -23,6 +23,12 @@ from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
 
 if TYPE_CHECKING:
+    from tl_transcoders.circuits.attribution import Attribution as Attribution
+    from tl_transcoders.circuits.attribution import AttributionPatching as AttributionPatching
+    from tl_transcoders.circuits.attribution import FrozenLinear as FrozenLinear
+    from tl_transcoders.circuits.attribution import IntegratedGradients as IntegratedGradients
+    from tl_transcoders.circuits.attribution import RelP as RelP
+    from tl_transcoders.circuits.attribution import attribute as attribute
     from tl_transcoders.circuits.interventions import Ablate as Ablate
     from tl_transcoders.circuits.interventions import Add as Add
     from tl_transcoders.circuits.interventions import Intervened as Intervened
@@ -48,19 +54,25 @@ if TYPE_CHECKING:
 _LATER: Final = {
     "Ablate": "tl_transcoders.circuits.interventions",
     "Add": "tl_transcoders.circuits.interventions",
+    "Attribution": "tl_transcoders.circuits.attribution",
+    "AttributionPatching": "tl_transcoders.circuits.attribution",
     "Effect": "tl_transcoders.evaluation",
     "Error": "tl_transcoders.circuits.nodes",
     "Feature": "tl_transcoders.circuits.nodes",
     "Freeze": "tl_transcoders.circuits.patching",
+    "FrozenLinear": "tl_transcoders.circuits.attribution",
     "Head": "tl_transcoders.circuits.nodes",
+    "IntegratedGradients": "tl_transcoders.circuits.attribution",
     "Intervened": "tl_transcoders.circuits.interventions",
     "LayerReport": "tl_transcoders.evaluation",
     "Mlp": "tl_transcoders.circuits.nodes",
     "Patch": "tl_transcoders.circuits.interventions",
+    "RelP": "tl_transcoders.circuits.attribution",
     "Report": "tl_transcoders.evaluation",
     "Scale": "tl_transcoders.circuits.interventions",
     "Set": "tl_transcoders.circuits.interventions",
     "TrainConfig": "tl_transcoders.training",
+    "attribute": "tl_transcoders.circuits.attribution",
     "evaluate": "tl_transcoders.evaluation",
     "intervene": "tl_transcoders.circuits.interventions",
     "intervening": "tl_transcoders.circuits.interventions",
@@ -73,6 +85,8 @@ _LATER: Final = {
 __all__ = [
     "Ablate",
     "Add",
+    "Attribution",
+    "AttributionPatching",
     "BatchTopK",
     "CrossLayerConfig",
     "CrossLayerTranscoder",
@@ -80,14 +94,17 @@ __all__ = [
     "Error",
     "Feature",
     "Freeze",
+    "FrozenLinear",
     "Head",
     "HookedTranscoder",
+    "IntegratedGradients",
     "Intervened",
     "JumpReLU",
     "LayerReport",
     "Mlp",
     "Patch",
     "ReLU",
+    "RelP",
     "Report",
     "Scale",
     "Set",
@@ -97,6 +114,7 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "TranscoderSet",
+    "attribute",
     "check",
     "evaluate",
     "intervene",

@@ -1,7 +1,7 @@
 """A model's parts as weights and formulas, so that they can be evaluated one by one away from the host."""
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import final, overload
 
 import torch
 from einops import einsum
@@ -16,7 +16,8 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 class Norm:
     """y = gain ⊙ (x − mean x) / σ + bias, with σ = √(mean (x − mean x)² + eps).
 
-    The mean is subtracted only where `centred` (LayerNorm), and σ is 1 where it does not normalise.
+    The mean is subtracted only where `centred` (LayerNorm), and σ is 1 where it does not normalise. Where
+    `constant_scale`, derivatives take σ for a constant.
     """
 
     gain: Float[Tensor, " d"]
@@ -24,6 +25,7 @@ class Norm:
     eps: float
     centred: bool
     normalises: bool = True
+    constant_scale: bool = False
 
     def centre(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """x, less its mean where the norm subtracts it."""
@@ -41,7 +43,40 @@ class Norm:
         """(x − mean x) / σ, with the σ given instead of x's own."""
         if x.dtype in LOW_PRECISION:
             return self.normalized(x.float(), scale).to(x.dtype)
-        return self.centre(x) / (self.scale(x) if scale is None else scale)
+        if scale is None:
+            scale = self.scale(x).detach() if self.constant_scale else self.scale(x)
+        return self.centre(x) / scale
+
+    def push(
+        self, x: Float[Tensor, "*#batch d"], change: Float[Tensor, "*#batch d"]
+    ) -> Float[Tensor, "*batch d"]:
+        """What a small change of x makes of the norm of x: J change, J = gain ⊙ (I − ĉ ĉᵀ / d) C / σ, ĉ = Cx / σ."""
+        return self.push_normalized(x, change) * self.gain
+
+    def push_normalized(
+        self, x: Float[Tensor, "*#batch d"], change: Float[Tensor, "*#batch d"]
+    ) -> Float[Tensor, "*batch d"]:
+        """The same before the gain."""
+        return self._project(x, self.centre(change))
+
+    def pull(
+        self, x: Float[Tensor, "*#batch d"], gradient: Float[Tensor, "*#batch d"]
+    ) -> Float[Tensor, "*batch d"]:
+        """The gradient of x from that of its norm: Jᵀ gradient."""
+        return self.pull_normalized(x, gradient * self.gain)
+
+    def pull_normalized(
+        self, x: Float[Tensor, "*#batch d"], gradient: Float[Tensor, "*#batch d"]
+    ) -> Float[Tensor, "*batch d"]:
+        """The same from that before the gain."""
+        return self.centre(self._project(x, gradient))
+
+    def _project(self, x: Tensor, v: Tensor) -> Tensor:
+        scale = self.scale(x)
+        if self.constant_scale or not self.normalises:
+            return v / scale
+        c = self.centre(x) / scale
+        return (v - c * ((c * v).sum(-1, keepdim=True) / x.shape[-1])) / scale
 
     def __call__(
         self, x: Float[Tensor, "*batch d"], scale: Float[Tensor, "*batch 1"] | None = None
@@ -203,6 +238,25 @@ class Anatomy:
     b_U: Float[Tensor, " vocab"]
     softcap: float | None
 
+    def with_constant_scales(self) -> "Anatomy":
+        """The same, its norms taking σ for a constant in derivatives."""
+        blocks = tuple(
+            replace(
+                block,
+                ln1=_constant(block.ln1),
+                ln2=_constant(block.ln2),
+                ln1_post=_constant(block.ln1_post),
+                ln2_post=_constant(block.ln2_post),
+                attention=replace(
+                    block.attention,
+                    q_norm=_constant(block.attention.q_norm),
+                    k_norm=_constant(block.attention.k_norm),
+                ),
+            )
+            for block in self.blocks
+        )
+        return replace(self, blocks=blocks, ln_final=_constant(self.ln_final))
+
     def logits(
         self,
         x: Float[Tensor, "*batch d_model"],
@@ -215,6 +269,14 @@ class Anatomy:
         """c · tanh(logits / c) where the model caps them at c."""
         cap = self.softcap
         return logits if cap is None else (logits / cap).tanh() * cap
+
+
+@overload
+def _constant(norm: Norm) -> Norm: ...
+@overload
+def _constant(norm: Norm | None) -> Norm | None: ...
+def _constant(norm: Norm | None) -> Norm | None:
+    return None if norm is None else replace(norm, constant_scale=True)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tl_transcoders.splice.trace.forward import (
     TracedModel,
     Visit,
 )
-from tl_transcoders.splice.trace.swap import Swap
+from tl_transcoders.splice.trace.swap import Swap, sparse
 from tl_transcoders.transcoders import SparseFeatures
 
 TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -133,7 +133,7 @@ def capture(spliced: Spliced, tokens: Int[Tensor, "batch pos"]) -> Run:
 
     def keep(spot: Spot, layer: int, value: Any) -> Any:
         if spot in KEPT:
-            values[spot, layer] = _sparse(value) if spot == "features" else value
+            values[spot, layer] = sparse(value) if spot == "features" else value
         return value
 
     excluded = spliced.excluded(tokens)
@@ -186,10 +186,6 @@ def as_run(spliced: Spliced, tokens: "Run | Tensor") -> Run:
             do="Capture it again with this splice.",
         )
     return tokens
-
-
-def _sparse(features: Tensor | SparseFeatures) -> SparseFeatures:
-    return features if isinstance(features, SparseFeatures) else SparseFeatures.from_dense(features)
 
 
 def _checked_gap(computed: Tensor, host: Tensor) -> float:

@@ -1,10 +1,10 @@
 """One spliced layer as a function of what it reads, away from the host."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_transcoders._types import ErrorPolicy, Site
@@ -52,6 +52,44 @@ class Swap:
                 return block.ln2.normalized(x, scale)
             case _:
                 return x
+
+    def push(
+        self,
+        block: Block,
+        x: Float[Tensor, "*#batch d_model"],
+        change: Float[Tensor, "*#batch d_model"],
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What a small change of the residual stream x makes of what the transcoder reads."""
+        match self.coder.cfg.read:
+            case "mlp_in":
+                return block.ln2.push(x, change)
+            case "ln2_normalized":
+                return block.ln2.push_normalized(x, change)
+            case _:
+                return change
+
+    def pull(
+        self,
+        block: Block,
+        x: Float[Tensor, "*#batch d_model"],
+        gradient: Float[Tensor, "*#batch d_in"],
+    ) -> Float[Tensor, "*batch d_in"]:
+        """The gradient of the residual stream x from that of what the transcoder reads."""
+        match self.coder.cfg.read:
+            case "mlp_in":
+                return block.ln2.pull(x, gradient)
+            case "ln2_normalized":
+                return block.ln2.pull_normalized(x, gradient)
+            case _:
+                return gradient
+
+    def encoder_rows(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
+        """The encoders of some features."""
+        W_enc = self.coder.W_enc
+        if isinstance(self.coder, CrossLayerTranscoder):
+            W_enc = W_enc[self.coder.layers.index(self.layer)]
+        assert isinstance(W_enc, Tensor)
+        return W_enc.T[index]
 
     def encoder(
         self, index: int
@@ -145,3 +183,10 @@ def product(
 def dense(features: Features) -> Float[Tensor, "batch pos feature"]:
     """The dense tensor."""
     return features.to_dense() if isinstance(features, SparseFeatures) else features
+
+
+def sparse(features: Features) -> SparseFeatures:
+    """The active entries, without gradients."""
+    if isinstance(features, SparseFeatures):
+        return replace(features, values=features.values.detach())
+    return SparseFeatures.from_dense(features.detach())

@@ -1,0 +1,108 @@
+"""What attribution is asked to tell about."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor
+
+from tl_transcoders.circuits.attribution.codes import codes_of
+from tl_transcoders.circuits.attribution.ledger import Ledger
+from tl_transcoders.circuits.nodes import (
+    READERS,
+    Embed,
+    Error,
+    Feature,
+    Head,
+    Logits,
+    Mlp,
+    Node,
+    parse_node,
+    write_node,
+)
+from tl_transcoders.circuits.patching.check import check_receiver, normal
+from tl_transcoders.errors import ConfigError
+from tl_transcoders.splice.trace.run import Run
+
+KINDS: Final[dict[type, tuple[str, ...]]] = {
+    Embed: ("embed",), Head: ("head", *READERS), Feature: ("feature",), Error: ("error",), Mlp: ("mlp",),
+    Logits: ("logits",),
+}  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Kinds of nodes, receivers of edges, positions."""
+
+    run: Run
+    kinds: frozenset[str]
+    receivers: tuple[Node, ...] | None
+    by_position: bool
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        kinds: Collection[type[Node]] | None,
+        receivers: Sequence[Node | str] | None,
+        *,
+        by_position: bool,
+    ) -> "Wanted":
+        """The same, checked; raises ConfigError for a kind that is none, or a receiver that does not read."""
+        unknown = [kind for kind in kinds or () if kind not in KINDS]
+        if unknown or (kinds is not None and not kinds):
+            raise ConfigError(
+                "attribute, kinds",
+                got=", ".join(map(repr, unknown)) or "none",
+                expected=f"some of {', '.join(kind.__name__ for kind in KINDS)}",
+                do="Name the kinds of nodes, such as kinds=(tlt.Head, tlt.Feature).",
+            )
+        nodes = None
+        if receivers is not None:
+            nodes = tuple(
+                normal(parse_node(n) if isinstance(n, str) else n, run) for n in receivers
+            )
+            for node in nodes:
+                check_receiver(node)
+                _check_reads(node, by_position=by_position)
+        chosen = KINDS if kinds is None else kinds
+        return cls(
+            run=run,
+            kinds=frozenset(name for kind in chosen for name in KINDS[kind]),
+            receivers=nodes,
+            by_position=by_position,
+        )
+
+    def ledgers(self) -> list[tuple[int | None, Tensor, Ledger]]:
+        """A position (None: all), its rows, and where the scores of its edges go."""
+        batch, length = self.run.shape
+        rows = torch.arange(batch * length, device=self.run.tokens.device).view(batch, length)
+        if not self.by_position:
+            return [(None, rows.flatten(), Ledger(receivers=self._codes(None)))]
+        return [(pos, rows[:, pos], Ledger(receivers=self._codes(pos))) for pos in range(length)]
+
+    def _codes(self, pos: int | None) -> Tensor | None:
+        if self.receivers is None:
+            return None
+        here = [node for node in self.receivers if node.pos in (None, pos)]
+        shared = self.run.model.anatomy.blocks[0].attention.heads_per_group
+        return torch.tensor(codes_of(here, shared), device=self.run.tokens.device)
+
+
+def _check_reads(node: Node, *, by_position: bool) -> None:
+    if isinstance(node, Head) and node.reader is None:
+        raise ConfigError(
+            write_node(node),
+            got="a head as receiver, without saying what of it reads",
+            expected="a5.h1<q>, a5.h1<k> or a5.h1<v>",
+            do="Name its queries, keys or values.",
+        )
+    if node.pos is not None and not by_position:
+        raise ConfigError(
+            write_node(node),
+            got="a receiver at one position",
+            expected="by_position=True",
+            do="Ask for positions, or leave the position out.",
+        )
