@@ -10,16 +10,15 @@ from torch import Tensor
 from tl_transcoders.circuits.attribution.changes import Changes, changes
 from tl_transcoders.circuits.attribution.collect import edge_effects, node_effects, per_prompt
 from tl_transcoders.circuits.attribution.edges import Edges
-from tl_transcoders.circuits.attribution.ledger import Ledger
 from tl_transcoders.circuits.attribution.methods import (
     AttributionPatching,
     IntegratedGradients,
     Method,
     rules_of,
 )
-from tl_transcoders.circuits.attribution.point import Differentiator, Move
+from tl_transcoders.circuits.attribution.point import Differentiator
 from tl_transcoders.circuits.attribution.qk_fix import Softmax
-from tl_transcoders.circuits.attribution.result import Attribution, EdgeEffects
+from tl_transcoders.circuits.attribution.result import Attribution
 from tl_transcoders.circuits.attribution.score import Family, Scores, scores
 from tl_transcoders.circuits.attribution.steps import Step, inputs, journeys, steps
 from tl_transcoders.circuits.attribution.wanted import Wanted
@@ -31,6 +30,7 @@ from tl_transcoders.circuits.patching.check import (
     check_pair,
     check_spliced,
 )
+from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
@@ -97,12 +97,14 @@ def attribute(
         errors=_errors(errors, base_run),
     )
     with torch.no_grad(), quiet(spliced.host):
-        return _attribute(way, changes(base_run, source_run), method, level, wanted, max_edges)
+        change = changes(base_run, source_run)
+        return _attribute(way, change, source_run, method, level, wanted, max_edges)
 
 
 def _attribute(
     way: Differentiator,
     change: Changes,
+    goal: Run | None,
     method: Method,
     level: str,
     wanted: Wanted,
@@ -111,6 +113,7 @@ def _attribute(
     edges = Edges(
         run=way.run,
         changes=change,
+        book=wanted.book,
         live_errors=way.errors == "live",
         qk_fix=isinstance(method, AttributionPatching) and method.qk_fix,
         senders=frozenset(f for f in _families(change) if f[0] in wanted.kinds),
@@ -124,16 +127,23 @@ def _attribute(
             totals[family] = totals[family] + weighted if family in totals else weighted
         for _, rows, ledger in ledgers:
             edges.enter(ledger, step, rows)
-    base = way.measure(Move())
+    base = _metric(way, way.run)
+    source = way.measure(inputs(way, change).move) if goal is None else _metric(way, goal)
     shown = _dropped(way, change) if _drops(method) else totals
     shown = {family: score for family, score in shown.items() if family[0] in wanted.kinds}
     return Attribution(
-        nodes=node_effects(shown, change, by_position=wanted.by_position),
-        edges=_settled(ledgers, way.run.shape[0], max_edges),
+        nodes=node_effects(shown, change, wanted.book, by_position=wanted.by_position),
+        edges=edge_effects(
+            [(pos, ledger) for pos, _, ledger in ledgers], wanted.book, way.run.shape[0], max_edges
+        ),
         base=base,
-        source=way.measure(inputs(way, change).move),
-        gap=_gap(method, way, change, totals, base),
+        source=source,
+        gap=_gap(method, way, change, totals, base, source),
     )
+
+
+def _metric(way: Differentiator, run: Run) -> Float[Tensor, " batch"]:
+    return read_metric(run, way.metric, run.resid_final, run.all_rows)
 
 
 def _node_scores(method: Method, way: Differentiator, change: Changes, step: Step) -> Scores:
@@ -162,24 +172,22 @@ def _dropped(way: Differentiator, change: Changes) -> Scores:
 
 
 def _gap(
-    method: Method, way: Differentiator, change: Changes, totals: Scores, base: Tensor
+    method: Method,
+    way: Differentiator,
+    change: Changes,
+    totals: Scores,
+    base: Tensor,
+    source: Tensor,
 ) -> Float[Tensor, " batch"]:
-    over = method.over if isinstance(method, IntegratedGradients) else "inputs"
+    if not isinstance(method, IntegratedGradients) or method.over == "inputs":
+        return per_prompt(totals, change, inputs(way, change).families) - (source - base)
     gaps = torch.stack(
         [
             per_prompt(totals, change, journey.families) - (way.measure(journey.move) - base)
-            for journey in journeys(over, way, change)
+            for journey in journeys(method.over, way, change)
         ]
     )
     return gaps.gather(0, gaps.abs().argmax(0, keepdim=True))[0]
-
-
-def _settled(
-    ledgers: "Sequence[tuple[int | None, Tensor, Ledger]]", batch: int, max_edges: int | None
-) -> EdgeEffects:
-    for _, _, ledger in ledgers:
-        ledger.settle()
-    return edge_effects([(pos, ledger) for pos, _, ledger in ledgers], batch, max_edges)
 
 
 def _families(change: Changes) -> list[Family]:

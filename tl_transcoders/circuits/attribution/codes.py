@@ -1,14 +1,16 @@
 """Nodes as integers, so that millions of edges fit in tensors."""
 
-from collections.abc import Iterable
-from typing import Final, assert_never
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Self, assert_never, final
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_transcoders.circuits.attribution.score import Kind
 from tl_transcoders.circuits.nodes import (
+    READERS,
     Embed,
     Error,
     Feature,
@@ -18,28 +20,82 @@ from tl_transcoders.circuits.nodes import (
     Mlp,
     Node,
 )
+from tl_transcoders.splice.trace.forward import TracedModel
 
-Coded = Kind | str
-ORDER: Final = ("embed", "head", "q", "k", "v", "mlp", "feature", "error", "logits")
-LAYERS: Final = 1 << 12
-INDICES: Final = 1 << 40
 PADDING: Final = -1
+"""The code of no node."""
 
 
-def code(kind: Coded, layer: int, index: int = 0) -> int:
-    """The integer of a node."""
-    return (ORDER.index(kind) * LAYERS + layer) * INDICES + index
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codebook:
+    """An integer from 0 to `total` for every node of a model: families one after the other, each by index."""
+
+    starts: Mapping[tuple[str, int], int]
+    total: int
+    heads_per_group: int
+
+    @classmethod
+    def of(cls, model: TracedModel) -> Self:
+        """The integers of a model's nodes."""
+        sizes: dict[tuple[str, int], int] = {("embed", 0): 1, ("logits", 0): 1}
+        for layer, block in enumerate(model.anatomy.blocks):
+            for kind in ("head", *READERS):
+                sizes[kind, layer] = block.attention.n_heads
+            sizes["mlp", layer] = sizes["error", layer] = 1
+            if layer in model.coders:
+                sizes["feature", layer] = model.coders[layer].n_features
+        starts, total = {}, 0
+        for family, size in sizes.items():
+            starts[family], total = total, total + size
+        shared = model.anatomy.blocks[0].attention.heads_per_group
+        return cls(starts=starts, total=total, heads_per_group=shared)
+
+    def first(self, kind: str, layer: int) -> int:
+        """The integer of the first node of a family."""
+        return self.starts[kind, layer]
+
+    def family(self, kind: str, layer: int, n: int, device: torch.device) -> Int[Tensor, " n"]:
+        """The integers of the first n nodes of a family."""
+        return torch.arange(n, device=device) + self.first(kind, layer)
+
+    def nodes(
+        self, codes: Int[Tensor, " node"], positions: Int[Tensor, " node"]
+    ) -> tuple[Node, ...]:
+        """The nodes of integers; position −1 stands for none."""
+        families, starts = list(self.starts), list(self.starts.values())
+        found: list[Node] = []
+        for code, pos in zip(codes.tolist(), positions.tolist(), strict=True):
+            at = bisect_right(starts, code) - 1
+            found.append(_node(*families[at], code - starts[at], None if pos < 0 else pos))
+        return tuple(found)
+
+    def of_nodes(self, nodes: Iterable[Node]) -> list[int]:
+        """The integers of nodes; the keys or values of a group are those of its heads."""
+        found: list[int] = []
+        for node in nodes:
+            match node:
+                case Embed():
+                    found.append(self.first("embed", 0))
+                case Head(layer, head, reader):
+                    found.append(self.first(reader or "head", layer) + head)
+                case KeyValue(layer, group, reader):
+                    start = self.first(reader, layer) + group * self.heads_per_group
+                    found += range(start, start + self.heads_per_group)
+                case Mlp(layer):
+                    found.append(self.first("mlp", layer))
+                case Feature(layer, index):
+                    found.append(self.first("feature", layer) + index)
+                case Error(layer):
+                    found.append(self.first("error", layer))
+                case Logits():
+                    found.append(self.first("logits", 0))
+                case _:
+                    assert_never(node)
+        return found
 
 
-def codes(kind: Coded, layer: int, n: int, device: torch.device) -> Int[Tensor, " n"]:
-    """The integers of the first n nodes of a family."""
-    return torch.arange(n, device=device) + code(kind, layer)
-
-
-def node_of(coded: int, pos: int | None) -> Node:
-    """The node of an integer."""
-    family, index = divmod(coded, INDICES)
-    kind, layer = ORDER[family // LAYERS], family % LAYERS
+def _node(kind: str, layer: int, index: int, pos: int | None) -> Node:
     match kind:
         case "embed":
             return Embed(pos)
@@ -55,28 +111,3 @@ def node_of(coded: int, pos: int | None) -> Node:
             return Error(layer, pos)
         case _:
             return Logits(pos)
-
-
-def codes_of(nodes: Iterable[Node], heads_per_group: int) -> list[int]:
-    """The integers of nodes; the keys or values of a group are those of its heads."""
-    found: list[int] = []
-    for node in nodes:
-        match node:
-            case Embed():
-                found.append(code("embed", 0))
-            case Head(layer, head, reader):
-                found.append(code(reader or "head", layer, head))
-            case KeyValue(layer, group, reader):
-                first = group * heads_per_group
-                found += [code(reader, layer, first + i) for i in range(heads_per_group)]
-            case Mlp(layer):
-                found.append(code("mlp", layer))
-            case Feature(layer, index):
-                found.append(code("feature", layer, index))
-            case Error(layer):
-                found.append(code("error", layer))
-            case Logits():
-                found.append(code("logits", 0))
-            case _:
-                assert_never(node)
-    return found

@@ -1,13 +1,13 @@
 """From scores of families to effects of nodes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.attribution.changes import Changes
-from tl_transcoders.circuits.attribution.codes import code, codes, node_of
+from tl_transcoders.circuits.attribution.codes import Codebook
 from tl_transcoders.circuits.attribution.ledger import Ledger
 from tl_transcoders.circuits.attribution.result import EdgeEffects, NodeEffects
 from tl_transcoders.circuits.attribution.score import Family, Scores
@@ -29,7 +29,9 @@ def per_prompt(
     return total
 
 
-def node_effects(scores: Scores, changes: Changes, *, by_position: bool) -> NodeEffects:
+def node_effects(
+    scores: Scores, changes: Changes, book: Codebook, *, by_position: bool
+) -> NodeEffects:
     """Effects by node, summed over positions unless those are wanted."""
     batch, length = changes.embed.shape[:2]
     nodes: list[Node] = []
@@ -38,10 +40,11 @@ def node_effects(scores: Scores, changes: Changes, *, by_position: bool) -> Node
         parts = (
             _features(family, score, changes, batch, length, by_position)
             if family[0] == "feature"
-            else _dense(family, score, by_position)
+            else _dense(score, by_position)
         )
-        for coded, pos, effect in parts:
-            nodes += [node_of(c, pos) for c in coded.tolist()]
+        for index, pos, effect in parts:
+            places = torch.full_like(index, -1 if pos is None else pos)
+            nodes += book.nodes(index + book.first(*family), places)
             effects.append(effect)
     return NodeEffects(nodes=tuple(nodes), effects=torch.cat(effects))
 
@@ -49,14 +52,14 @@ def node_effects(scores: Scores, changes: Changes, *, by_position: bool) -> Node
 Part = tuple[Tensor, int | None, Tensor]
 
 
-def _dense(family: Family, score: Tensor, by_position: bool) -> Iterator[Part]:
+def _dense(score: Tensor, by_position: bool) -> Iterator[Part]:
     wide = score if score.dim() == 3 else score[..., None]
-    coded = codes(*family, wide.shape[2], score.device)
+    index = torch.arange(wide.shape[2], device=score.device)
     if not by_position:
-        yield coded, None, wide.sum(1).T
+        yield index, None, wide.sum(1).T
         return
     for pos in range(wide.shape[1]):
-        yield coded, pos, wide[:, pos].T
+        yield index, pos, wide[:, pos].T
 
 
 def _features(
@@ -70,31 +73,34 @@ def _features(
         effect = score.new_zeros(len(found), batch)
         prompt = some.row[kept] // length
         effect = effect.index_put((node, prompt), score[kept], accumulate=True)
-        yield found + code(*family), pos, effect
+        yield found, pos, effect
 
 
 def edge_effects(
-    ledgers: list[tuple[int | None, Ledger]], batch: int, limit: int | None
+    ledgers: Sequence[tuple[int | None, Ledger]], book: Codebook, batch: int, limit: int | None
 ) -> EdgeEffects:
     """The largest edges of ledgers, each of one position or of all."""
-    best: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    total = 0.0
-    for pos, ledger in ledgers or [(None, Ledger())]:
-        total += float(ledger.score.abs().sum()) / batch
-        n = len(ledger.score) if limit is None else min(limit, len(ledger.score))
-        top = ledger.score.abs().topk(n).indices
+    parts, total = [], 0.0
+    for pos, ledger in ledgers or [(None, Ledger(book.total))]:
+        sender, receiver, score = ledger.settled()
+        total += float(score.abs().sum()) / batch
+        top = _largest(score, limit)
         place = torch.full_like(top, -1 if pos is None else pos)
-        best.append((ledger.sender[top], ledger.receiver[top], place, ledger.score[top] / batch))
-    sender, receiver, place, effects = (torch.cat(part) for part in zip(*best, strict=True))
-    n = len(effects) if limit is None else min(limit, len(effects))
-    order = effects.abs().topk(n).indices
-    ends = torch.stack([torch.cat([sender[order], receiver[order]]), place[order].repeat(2)])
-    found, index = ends.unique(dim=1, return_inverse=True)
-    nodes = tuple(node_of(coded, None if pos < 0 else pos) for coded, pos in found.T.tolist())
+        parts.append((sender[top], receiver[top], place, score[top] / batch))
+    sender, receiver, place, effects = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = _largest(effects, limit)
+    positions = len(parts) + 1
+    ends = torch.cat([sender[order], receiver[order]]) * positions + place[order].repeat(2) + 1
+    found, index = ends.unique(return_inverse=True)
     return EdgeEffects(
-        nodes=nodes,
-        sender=index[:n],
-        receiver=index[n:],
+        nodes=book.nodes(found // positions, found % positions - 1),
+        sender=index[: len(order)],
+        receiver=index[len(order) :],
         effects=effects[order],
         total=total,
     )
+
+
+def _largest(score: Tensor, limit: int | None) -> Tensor:
+    n = len(score) if limit is None else min(limit, len(score))
+    return score.abs().topk(n).indices

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_transcoders.circuits.attribution.changes import Changes
+from tl_transcoders.circuits.attribution.codes import Codebook
 from tl_transcoders.circuits.attribution.ledger import Ledger
 from tl_transcoders.circuits.attribution.qk_fix import Softmax
 from tl_transcoders.circuits.attribution.receiving import Reading
@@ -29,6 +30,7 @@ class Edges:
 
     run: Run
     changes: Changes
+    book: Codebook
     live_errors: bool
     qk_fix: bool
     senders: frozenset[Family]
@@ -43,8 +45,9 @@ class Edges:
                 rows=part,
                 excluded=self.run.excluded,
                 live_errors=self.live_errors,
+                book=self.book,
             )
-            senders = Senders(self.changes, part, families)
+            senders = Senders(self.changes, part, families, self.book)
             walk = Walk(reading=reading, senders=senders, kinds=self.receivers)
             for meeting in walk.meetings():
                 if self.qk_fix and meeting.part in ("q", "k"):

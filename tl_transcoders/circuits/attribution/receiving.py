@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.attribution.codes import PADDING, code, codes
+from tl_transcoders.circuits.attribution.codes import PADDING, Codebook
 from tl_transcoders.circuits.attribution.point import Point
 from tl_transcoders.circuits.attribution.score import feature_gradients
 from tl_transcoders.circuits.attribution.sending import active
@@ -45,6 +45,7 @@ class Reading:
     rows: Int[Tensor, " row"]
     excluded: Tensor | None
     live_errors: bool
+    book: Codebook
 
     def of(self, value: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "row ..."]:
         """A value at these rows."""
@@ -60,7 +61,7 @@ class Reading:
         gradient = self.of(self.point.gradients[part, layer]).transpose(0, 1)
         x = self.of(self.point.values["resid_pre", layer])
         return Dense(
-            codes=codes(part, layer, attention.n_heads, self.rows.device),
+            codes=self._codes(part, layer, attention.n_heads),
             gradient=block.ln1.pull(x, gradient @ weight.transpose(1, 2)),
         )
 
@@ -75,14 +76,14 @@ class Reading:
         vectors = encoders.new_zeros(*index.shape, encoders.shape[1])
         vectors[row, column] = gradient[:, None].to(encoders.dtype) * encoders
         return Sparse(
-            codes=torch.where(index >= 0, index + code("feature", layer), PADDING),
+            codes=torch.where(index >= 0, index + self.book.first("feature", layer), PADDING),
             gradient=self._pulled(swap, layer, vectors),
         )
 
     def mlp(self, layer: int) -> Dense:
         """The whole MLP of a layer that is not spliced."""
         gradient = self.of(self.point.gradients["mlp_in", layer])[None]
-        return Dense(codes=codes("mlp", layer, 1, self.rows.device), gradient=gradient)
+        return Dense(codes=self._codes("mlp", layer), gradient=gradient)
 
     def error(self, layer: int, features: Sparse) -> Dense | None:
         """What else answers to what the features read: a live error, or the MLP where it was left alone."""
@@ -97,7 +98,7 @@ class Reading:
             rest = rest - (skipped if left is None else skipped * ~left[:, None])
         if swap.site is not None and left is not None:
             rest = rest * ~left[:, None]
-        return Dense(codes=codes("error", layer, 1, self.rows.device), gradient=rest[None])
+        return Dense(codes=self._codes("error", layer), gradient=rest[None])
 
     def skip_gradient(self, layer: int) -> Float[Tensor, "row d"]:
         """The gradient of what a transcoder reads through its skip connection alone."""
@@ -110,7 +111,10 @@ class Reading:
         """The last residual stream."""
         layer = self.point.model.n_layers
         gradient = self.of(self.point.gradients["logits_in", layer])[None]
-        return Dense(codes=codes("logits", 0, 1, self.rows.device), gradient=gradient)
+        return Dense(codes=self._codes("logits", 0), gradient=gradient)
+
+    def _codes(self, kind: str, layer: int, n: int = 1) -> Tensor:
+        return self.book.family(kind, layer, n, self.rows.device)
 
     def _pulled(self, swap: Swap, layer: int, gradient: Tensor) -> Tensor:
         if swap.site is not None:

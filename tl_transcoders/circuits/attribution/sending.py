@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.attribution.changes import Changes, FeatureChanges
-from tl_transcoders.circuits.attribution.codes import PADDING, code, codes
+from tl_transcoders.circuits.attribution.codes import PADDING, Codebook
 from tl_transcoders.circuits.attribution.point import Point
 from tl_transcoders.circuits.attribution.score import Family
 
@@ -21,9 +21,13 @@ class Senders:
     """
 
     def __init__(
-        self, changes: Changes, rows: Int[Tensor, " row"], families: frozenset[Family]
+        self,
+        changes: Changes,
+        rows: Int[Tensor, " row"],
+        families: frozenset[Family],
+        book: Codebook,
     ) -> None:
-        self.changes, self.rows, self.families = changes, rows, families
+        self.changes, self.rows, self.families, self.book = changes, rows, families, book
         layers = len(changes.heads)
         width, n_heads = changes.embed.shape[2], changes.heads[0].shape[2]
         places = changes.embed.shape[0] * changes.embed.shape[1]
@@ -75,7 +79,9 @@ class Senders:
         """Senders of a family write."""
         end = self.n_dense + len(sent)
         self._dense[self.n_dense : end] = sent
-        self._dense_codes[self.n_dense : end] = codes(kind, layer, len(sent), sent.device)
+        self._dense_codes[self.n_dense : end] = self.book.family(
+            kind, layer, len(sent), sent.device
+        )
         self.n_dense = end
 
     def write_features(self, layer: int, sent: Float[Tensor, "row n d_model"]) -> None:
@@ -87,7 +93,7 @@ class Senders:
         index = self.features[layer][0]
         self._sparse[:, where] = sent
         self._sparse_codes[:, where] = torch.where(
-            index >= 0, index + code("feature", layer), PADDING
+            index >= 0, index + self.book.first("feature", layer), PADDING
         )
         self.slices[layer], self.n_sparse = where, where.stop
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.attribution.codes import codes
 from tl_transcoders.circuits.attribution.point import Place
 from tl_transcoders.circuits.attribution.receiving import Reading, Receivers
 from tl_transcoders.circuits.attribution.sending import Senders
@@ -143,7 +142,7 @@ class Walk:
                 part=None,
                 receivers=receivers,
                 dense=sent,
-                dense_codes=codes(kind, layer, len(sent), rows.device),
+                dense_codes=self.senders.book.family(kind, layer, len(sent), rows.device),
                 sparse=sent.new_zeros(len(rows), 0, sent.shape[-1]),
                 sparse_codes=rows.new_zeros(len(rows), 0),
             )

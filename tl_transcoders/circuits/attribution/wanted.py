@@ -7,7 +7,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from tl_transcoders.circuits.attribution.codes import codes_of
+from tl_transcoders.circuits.attribution.codes import Codebook
 from tl_transcoders.circuits.attribution.ledger import Ledger
 from tl_transcoders.circuits.nodes import (
     READERS,
@@ -40,6 +40,7 @@ class Wanted:
     kinds: frozenset[str]
     receivers: tuple[Node, ...] | None
     by_position: bool
+    book: Codebook
 
     @classmethod
     def of(
@@ -73,6 +74,7 @@ class Wanted:
             kinds=frozenset(name for kind in chosen for name in KINDS[kind]),
             receivers=nodes,
             by_position=by_position,
+            book=Codebook.of(run.model),
         )
 
     def ledgers(self) -> list[tuple[int | None, Tensor, Ledger]]:
@@ -80,15 +82,18 @@ class Wanted:
         batch, length = self.run.shape
         rows = torch.arange(batch * length, device=self.run.tokens.device).view(batch, length)
         if not self.by_position:
-            return [(None, rows.flatten(), Ledger(receivers=self._codes(None)))]
-        return [(pos, rows[:, pos], Ledger(receivers=self._codes(pos))) for pos in range(length)]
+            return [(None, rows.flatten(), Ledger(self.book.total, self._codes(None)))]
+        return [
+            (pos, rows[:, pos], Ledger(self.book.total, self._codes(pos))) for pos in range(length)
+        ]
 
     def _codes(self, pos: int | None) -> Tensor | None:
         if self.receivers is None:
             return None
         here = [node for node in self.receivers if node.pos in (None, pos)]
-        shared = self.run.model.anatomy.blocks[0].attention.heads_per_group
-        return torch.tensor(codes_of(here, shared), device=self.run.tokens.device)
+        return torch.tensor(
+            self.book.of_nodes(here), dtype=torch.long, device=self.run.tokens.device
+        )
 
 
 def _check_reads(node: Node, *, by_position: bool) -> None:
