@@ -244,9 +244,10 @@ def _activations(
     if isinstance(swap.coder.cfg.activation, TopK):
         each = zip(indices, x, strict=True)
         return torch.stack([dense(swap.encode(y))[..., index] for index, y in each])
-    encoders = [swap.encoder(index) for index in indices]
-    weights, biases = (torch.stack([e[i] for e in encoders]) for i in (0, 1))
-    pre = torch.einsum("nrpd,nd->rpn", x.to(weights.dtype), weights) + biases
-    thresholds = [e[2] for e in encoders if e[2] is not None]
-    threshold = torch.stack(thresholds) if thresholds else None
-    return activate(swap.coder.cfg.activation, pre, threshold).permute(2, 0, 1)
+    encoders, biases, thresholds = zip(*map(swap.encoder, indices), strict=True)
+    pre = torch.einsum("nrpd,nd->rpn", x.to(encoders[0].dtype), torch.stack(encoders))
+    some = [threshold for threshold in thresholds if threshold is not None]
+    post = activate(
+        swap.coder.cfg.activation, pre + torch.stack(biases), torch.stack(some) if some else None
+    )
+    return post.permute(2, 0, 1)

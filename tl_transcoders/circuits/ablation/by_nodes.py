@@ -28,7 +28,7 @@ def masks_of(setting: Setting, circuit: Circuit, *, complement: bool = False) ->
     **Raises:** ConfigError for an input of a head in a circuit without edges, in which it means nothing.
     """
     device = setting.run.tokens.device
-    masks = {
+    masks: dict[tuple[Spot, int], Tensor] = {
         (spot, layer): torch.full((setting.run.shape[1], channels), False, device=device)
         for spot, layer, channels in _places(setting.run)
     }

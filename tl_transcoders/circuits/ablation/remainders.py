@@ -1,8 +1,8 @@
 """The metric of what remains of a model."""
 
+from collections.abc import Iterable, Sequence
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from tl_transcoders.circuits.ablation.by_nodes import emptied, masks_of, measure
 from tl_transcoders.circuits.ablation.plan import plan_of
 from tl_transcoders.circuits.ablation.setting import Level, Setting, normal_circuit
 from tl_transcoders.circuits.circuit import Circuit
+from tl_transcoders.circuits.nodes import Edge
 from tl_transcoders.circuits.read_metric import read_metric
 
 
@@ -30,12 +31,10 @@ class Remainders:
         """The circuit ablated."""
         return self._measure(circuit, complement=True)
 
-    def with_each(self, circuits: list[Circuit]) -> Float[Tensor, "circuit batch"]:
-        """Everything outside each of several circuits ablated; those of edges run together."""
-        if self._empty is None:
-            return torch.stack([self.with_only(circuit) for circuit in circuits])
-        edges = [normal_circuit(circuit, self.setting).edges for circuit in circuits]
-        return measure_edges(self.setting, self._empty, plan_of(self.setting, edges))
+    def with_edges(self, variants: Sequence[Iterable[Edge]]) -> Float[Tensor, "variant batch"]:
+        """All edges but those of each variant ablated, in one pass; positions are counted from the start."""
+        assert self._empty is not None
+        return measure_edges(self.setting, self._empty, plan_of(self.setting, variants))
 
     def whole(self) -> Float[Tensor, " batch"]:
         """Nothing ablated."""

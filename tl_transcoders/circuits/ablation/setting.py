@@ -45,6 +45,11 @@ class Setting:
         kept = (layer for layer in sorted(coders) if coders[layer].policy != "drop")
         return () if self.errors == "drop" else tuple(kept)
 
+    @property
+    def always(self) -> bool:
+        """Whether anything is never ablated."""
+        return bool(self.given or self.given_layers) or self.errors == "keep"
+
     def counts(self, node: Node) -> bool:
         """Whether a node takes part: errors do not where they are dropped."""
         return not (isinstance(node, Error) and self.errors == "drop")
