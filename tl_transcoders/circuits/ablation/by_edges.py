@@ -136,7 +136,7 @@ class Streams:
         named, before = self.plan.of(Feature, layer), self._features_before(layer)
         indices = [feature.index for feature in named]
         if named:
-            inner = self._inner(swap, self._read(x, list(named)))
+            inner = torch.stack([self._inner(swap, y) for y in self._read(x, list(named))])
             was = before[..., indices].permute(2, 0, 1)
             self.features[layer] = _activations(swap, inner, indices) - was
         for others in self.plan.of(Others, layer):

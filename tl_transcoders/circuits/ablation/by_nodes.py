@@ -2,15 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_transcoders.circuits.ablation.free import Free, Kind
 from tl_transcoders.circuits.ablation.setting import Setting
 from tl_transcoders.circuits.circuit import Circuit
-from tl_transcoders.circuits.nodes import Head, KeyValue, Logits, Node, write_node
+from tl_transcoders.circuits.nodes import (
+    Error,
+    Feature,
+    Head,
+    KeyValue,
+    Logits,
+    Mlp,
+    Node,
+    write_node,
+)
 from tl_transcoders.circuits.patching.send import part_of
 from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
@@ -20,6 +30,8 @@ from tl_transcoders.splice.trace.swap import dense
 
 Masks = Mapping[tuple[Spot, int], Bool[Tensor, "pos channel"]]
 """Which positions, and which heads or features, of every place are computed."""
+
+KINDS: Final[Mapping[Spot, Kind]] = {"z": Head, "features": Feature, "error": Error, "mlp_raw": Mlp}
 
 
 def masks_of(setting: Setting, circuit: Circuit, *, complement: bool = False) -> Masks:
@@ -35,12 +47,12 @@ def masks_of(setting: Setting, circuit: Circuit, *, complement: bool = False) ->
     _let_in(masks, _writers(circuit))
     if complement:
         masks = {place: ~mask for place, mask in masks.items()}
-    _let_in(masks, setting.given)
+    _let_in(masks, setting.free.nodes)
     for spot, layer in masks:
-        if spot == "error" and setting.errors != "node":
-            masks[spot, layer][:] = setting.errors == "keep"
-        elif layer in setting.given_layers and spot != "embed":
+        if spot in KINDS and setting.free.holds(KINDS[spot], layer):
             masks[spot, layer][:] = True
+        if spot == "error" and setting.errors == "drop":
+            masks[spot, layer][:] = False
     return masks
 
 
@@ -61,9 +73,7 @@ def measure_nodes(setting: Setting, masks: Masks) -> Float[Tensor, " batch"]:
 @torch.no_grad()
 def emptied(setting: Setting) -> Run:
     """The run in which every node has its ablated value, features left out."""
-    run, nothing = setting.run, replace(setting, given=(), given_layers=frozenset())
-    if setting.errors == "keep":
-        nothing = replace(nothing, errors="node")
+    run, nothing = setting.run, replace(setting, free=Free())
     values: dict[tuple[Spot, int], Any] = {}
     forward = _forward(nothing, masks_of(nothing, Circuit()), run.all_rows, values)
     embed = setting.ablated.of("embed", 0, run.all_rows, run.embed).expand_as(run.embed)
@@ -80,7 +90,7 @@ def _forward(
     def visit(spot: Spot, layer: int, value: Any) -> Any:
         mask = masks.get((spot, layer))
         if mask is not None:
-            live = dense(value)
+            live = dense(value) if spot == "features" else value
             mask = mask[..., None] if spot == "z" else mask
             value = torch.where(mask, live, setting.ablated.of(spot, layer, rows, live))
         if record is not None and spot in KEPT and spot != "features":

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.ablation.ablations import Ablation, Resample
+from tl_transcoders.circuits.ablation.free import Given
 from tl_transcoders.circuits.ablation.remainders import Remainders
 from tl_transcoders.circuits.ablation.setting import (
     Errors,
-    Given,
     Level,
     Prompts,
     level_of,
@@ -117,7 +117,8 @@ def faithfulness(
     - `ablation`: `Resample()`, `Mean(tokens)` or `Zero()`.
     - `errors`: `"node"`: in the circuit where it names them; `"keep"`: never ablated; `"drop"`: zero, whether named or
       not, in everything but the whole model.
-    - `given`: nodes, or layers with all that is in them, that are never ablated.
+    - `given`: what is never ablated: nodes, layers with all that is in them, or `Head`, `Feature`, `Error`, `Mlp` for all
+      nodes of a kind.
 
     **Raises:** ConfigError for a node that the model lacks, `Resample` without `source`, or a circuit of edges in a
     splice that leaves positions to the original MLP; ShapeError for prompts of unequal length; SpliceError for a run of

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from tl_transcoders.circuits.ablation.free import Free
 from tl_transcoders.circuits.ablation.setting import Setting
 from tl_transcoders.circuits.nodes import (
     READERS,
@@ -75,7 +76,7 @@ def plan_of(
     for sender, receiver in sorted(every, key=write_path):
         check_order([sender], [receiver], setting.run)
     named = {at(node, None) for edge in every for node in edge}
-    features = {n for n in named.union(setting.given) if isinstance(n, Feature)}
+    features = {n for n in named.union(setting.free.nodes) if isinstance(n, Feature)}
     given = _given(setting, features)
     senders = {at(sender, None) for sender, _ in every}
     whole = _everything(setting, features) if complement else set()
@@ -83,7 +84,9 @@ def plan_of(
     readers = [Logits(), *(reader for unit in writers for reader in inputs(unit, model))]
     row = {unit: i for i, unit in enumerate(readers)}
     column = {unit: i for i, unit in enumerate(writers)}
-    positioned = any(n.pos is not None for n in (*setting.given, *(n for e in every for n in e)))
+    positioned = any(
+        n.pos is not None for n in (*setting.free.nodes, *(n for e in every for n in e))
+    )
     shape = (len(readers), len(chosen), len(writers), length if positioned else 1)
     live = torch.zeros(shape, dtype=torch.bool, device=setting.run.tokens.device)
     for v, edges in enumerate(chosen):
@@ -117,12 +120,19 @@ def inputs(unit: Unit, model: TracedModel) -> tuple[Unit, ...]:
 
 def _given(setting: Setting, features: set[Feature]) -> dict[Unit, Where]:
     """What is never ablated, and at which positions."""
-    kept = [Error(layer) for layer in setting.error_layers] if setting.errors == "keep" else []
-    layers = [unit for i in setting.given_layers for unit in _layer(setting, i, features)]
-    return {
-        **{at(node, None): _shared(node, node) for node in setting.given if setting.counts(node)},
-        **dict.fromkeys([*kept, *layers], slice(None)),
-    }
+    named = {at(n, None): _shared(n, n) for n in setting.free.nodes if setting.counts(n)}
+    free = [u for u in _everything(setting, features) if _is_free(u, setting.free)]
+    return {**named, **dict.fromkeys(free, slice(None))}
+
+
+def _is_free(unit: Unit, free: Free) -> bool:
+    match unit:
+        case Others(layer):
+            return free.holds(Feature, layer)
+        case Head(layer) | Feature(layer) | Error(layer) | Mlp(layer):
+            return free.holds(type(unit), layer)
+        case _:
+            return False
 
 
 def _everything(setting: Setting, features: set[Feature]) -> set[Unit]:

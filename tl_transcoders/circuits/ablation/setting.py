@@ -1,6 +1,6 @@
 """A base run, and what becomes of the nodes that a circuit lacks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
@@ -9,9 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_transcoders.circuits.ablation.ablations import Ablated, Ablation, ablated
+from tl_transcoders.circuits.ablation.free import Free, Given, free_of
 from tl_transcoders.circuits.circuit import Circuit
 from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
-from tl_transcoders.circuits.nodes import Error, Head, KeyValue, Logits, Node, parse_node
+from tl_transcoders.circuits.nodes import Error, Node
 from tl_transcoders.circuits.patching.check import check_pair, check_spliced, normal
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
@@ -21,7 +22,6 @@ Prompts = Run | Int[Tensor, "batch pos"]
 Errors = Literal["node", "keep", "drop"]
 ERRORS: Final = ("node", "keep", "drop")
 Level = Literal["node", "edge"]
-Given = Sequence[Node | str | int]
 BUDGET: Final = 64_000_000
 """How many numbers the largest tensor of one pass may hold."""
 
@@ -29,14 +29,13 @@ BUDGET: Final = 64_000_000
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What circuits are measured in. Nodes of `given`, and of the layers in `given_layers`, are never ablated."""
+    """What circuits are measured in: a base run, what takes the place of its nodes, and which stay in any case."""
 
     run: Run
     ablated: Ablated
     metric: AbstractMetric
     errors: Errors
-    given: tuple[Node, ...]
-    given_layers: frozenset[int]
+    free: Free
 
     @property
     def error_layers(self) -> tuple[int, ...]:
@@ -44,11 +43,6 @@ class Setting:
         coders = self.run.model.coders
         kept = (layer for layer in sorted(coders) if coders[layer].policy != "drop")
         return () if self.errors == "drop" else tuple(kept)
-
-    @property
-    def always(self) -> bool:
-        """Whether anything is never ablated."""
-        return bool(self.given or self.given_layers) or self.errors == "keep"
 
     def counts(self, node: Node) -> bool:
         """Whether a node takes part: errors do not where they are dropped."""
@@ -86,14 +80,13 @@ def setting_of(
     check_pair(spliced, first, second)
     run = as_run(spliced, base)
     values = ablated(ablation, run, None if source is None else as_run(spliced, source))
-    layers, nodes = _given(given, run)
+    kept = [Error] if errors == "keep" else []
     return Setting(
         run=run,
         ablated=values.without("error") if errors == "drop" else values,
         metric=as_metric(metric, run.shape[0]),
         errors=errors,
-        given=nodes,
-        given_layers=layers,
+        free=free_of([*given, *kept], run),
     )
 
 
@@ -116,20 +109,3 @@ def level_of(circuit: Circuit, level: Level | None) -> Level:
             "level", got=repr(level), expected='"node", "edge" or None', do="Choose one of these."
         )
     return level
-
-
-def _given(given: Given, run: Run) -> tuple[frozenset[int], tuple[Node, ...]]:
-    layers = frozenset(node for node in given if isinstance(node, int))
-    for layer in layers:
-        normal(Head(layer, 0), run)
-    named = [parse_node(node) if isinstance(node, str) else node for node in given]
-    nodes = [normal(node, run) for node in named if not isinstance(node, int)]
-    for node in nodes:
-        if isinstance(node, Logits | KeyValue) or (isinstance(node, Head) and node.reader):
-            raise ConfigError(
-                "given",
-                got=f"{node!r}, which writes nothing by itself",
-                expected="layers, or nodes that write: embed, a4.h2, f3.7, e3, m3",
-                do="Give the head, feature, error or MLP itself.",
-            )
-    return layers, tuple(nodes)

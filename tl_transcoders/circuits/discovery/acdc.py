@@ -8,11 +8,11 @@ import torch
 from tqdm.auto import tqdm
 
 from tl_transcoders.circuits.ablation.ablations import Ablation, Resample
+from tl_transcoders.circuits.ablation.free import Given
 from tl_transcoders.circuits.ablation.plan import inputs
 from tl_transcoders.circuits.ablation.remainders import Remainders
 from tl_transcoders.circuits.ablation.setting import (
     Errors,
-    Given,
     Prompts,
     Setting,
     normal_circuit,
@@ -109,7 +109,7 @@ class Pruning:
 
     def _leads_on(self, receiver: Node) -> bool:
         """Whether anything may still read what comes of a receiver."""
-        if isinstance(receiver, Logits) or self.setting.always:
+        if isinstance(receiver, Logits) or self.setting.free:
             return True
         read = self._inputs(at(sender, None) for sender, _ in self.kept)
         return not read.isdisjoint(self._inputs([at(receiver, None)]))

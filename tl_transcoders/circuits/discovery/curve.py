@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tl_transcoders.circuits.ablation.ablations import Ablation, Resample
 from tl_transcoders.circuits.ablation.faithfulness import is_degenerate, ratio_of_means
+from tl_transcoders.circuits.ablation.free import Given
 from tl_transcoders.circuits.ablation.remainders import Remainders
 from tl_transcoders.circuits.ablation.setting import (
     Errors,
-    Given,
     Level,
     Prompts,
     level_of,
@@ -74,7 +74,7 @@ def curve(
     source: Prompts | None = None,
     *,
     metric: Metric,
-    sizes: Sequence[float] = MIB_SIZES,
+    sizes: Sequence[float | int] = MIB_SIZES,
     absolute: bool = True,
     ablation: Ablation = Resample(),
     errors: Errors = "node",
@@ -116,7 +116,7 @@ def curve(
         )
 
 
-def _counts(circuit: Circuit, sizes: Sequence[float], level: Level) -> tuple[list[int], int]:
+def _counts(circuit: Circuit, sizes: Sequence[float | int], level: Level) -> tuple[list[int], int]:
     """How many to keep, ascending, and how many there are."""
     ranked = len((circuit.edges if level == "edge" else circuit.nodes) & circuit.scores.keys())
     if not ranked:
