@@ -1,8 +1,18 @@
-"""Circuits: nodes, metrics, tasks, patching, attribution."""
+"""Circuits: nodes, metrics, tasks, patching, attribution, ablation, discovery."""
 
+from tl_transcoders.circuits.ablation import Faithfulness as Faithfulness
+from tl_transcoders.circuits.ablation import Mean as Mean
+from tl_transcoders.circuits.ablation import Resample as Resample
+from tl_transcoders.circuits.ablation import Zero as Zero
+from tl_transcoders.circuits.ablation import faithfulness as faithfulness
 from tl_transcoders.circuits.circuit import Circuit as Circuit
+from tl_transcoders.circuits.discovery import Curve as Curve
+from tl_transcoders.circuits.discovery import acdc as acdc
+from tl_transcoders.circuits.discovery import curve as curve
+from tl_transcoders.circuits.discovery import greedy as greedy
 from tl_transcoders.circuits.metrics import AbstractMetric as AbstractMetric
 from tl_transcoders.circuits.metrics import CustomMetric as CustomMetric
+from tl_transcoders.circuits.metrics import KLDivergence as KLDivergence
 from tl_transcoders.circuits.metrics import LogitDiff as LogitDiff
 from tl_transcoders.circuits.metrics import LogProb as LogProb
 from tl_transcoders.circuits.metrics import ProbDiff as ProbDiff

@@ -158,14 +158,7 @@ class Circuit:
         **Raises:** ConfigError where there is no source, or a group of heads of unknown size.
         """
         starts = self._sources() if sources is None else frozenset(sources)
-        if heads_per_group is None and any(isinstance(node, KeyValue) for node in self.nodes):
-            raise ConfigError(
-                "prune",
-                got="keys or values that a group of heads shares, and no heads_per_group",
-                expected="the number of query heads in a group",
-                do="Pass heads_per_group=n_heads // n_key_value_heads.",
-            )
-        kept = connected(self.nodes, self.edges, starts & self.nodes, heads_per_group or 1)
+        kept = connected(self.nodes, self.edges, starts & self.nodes, heads_per_group)
         return self._between(kept, self.edges)
 
     # files and tables

@@ -195,6 +195,46 @@ class ProbDiff(AbstractMetric):
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
+class KLDivergence(AbstractMetric):
+    """KL(p ‖ q) in nats of the next token: p as in the logits of reference, q as in those measured.
+
+    ```python
+    KLDivergence(model(base)[:, -1])
+    ```
+    """
+
+    reference: Float[Tensor, "batch vocab"]
+    pos: int | None = -1
+
+    def __post_init__(self) -> None:
+        _check_pos("KLDivergence", self.pos)
+
+    @property
+    def batch(self) -> int:
+        """How many prompts it was made for."""
+        return len(self.reference)
+
+    def needs(self, vocab: int) -> None:
+        """The whole vocabulary."""
+        if self.reference.shape[1] != vocab:
+            raise ShapeError(
+                "KLDivergence",
+                got=f"reference logits of {self.reference.shape[1]} tokens",
+                expected=f"those of the vocabulary, {vocab}",
+                do="Take them from this model, at the position that is measured.",
+            )
+
+    def of_rows(
+        self, logits: Float[Tensor, "row *pos token"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """The value of every row."""
+        log_q = _wide(logits).log_softmax(-1)
+        log_p = _wide(self.reference).to(log_q).log_softmax(-1)[rows.to(log_q.device)]
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class CustomMetric(AbstractMetric):
     """`fn(logits [batch pos vocab]) -> [batch]`, a value for each of `prompts` prompts.
 
@@ -255,7 +295,7 @@ def as_metric(metric: Metric, batch: int) -> AbstractMetric:
         raise ConfigError(
             "metric",
             got=type(metric).__name__,
-            expected="LogitDiff, LogProb, ProbDiff, TokenLogit or a function of logits [batch pos vocab]",
+            expected="LogitDiff, LogProb, ProbDiff, TokenLogit, KLDivergence or a function of logits [batch pos vocab]",
             do="Pass one of these.",
         )
     return CustomMetric(metric, batch)

@@ -4,23 +4,34 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from tl_transcoders.circuits.nodes import Edge, Head, KeyValue, Logits, Node
+from tl_transcoders.errors import ConfigError
 
 Steps = Mapping[Node, Iterable[Node]]
 
 
 def connected(
-    nodes: frozenset[Node], edges: frozenset[Edge], starts: frozenset[Node], heads_per_group: int
+    nodes: frozenset[Node],
+    edges: frozenset[Edge],
+    starts: frozenset[Node],
+    heads_per_group: int | None,
 ) -> frozenset[Node]:
     """The nodes that a start reaches and that reach the logits, through edges and through heads."""
-    steps = edges | _through_heads(nodes, heads_per_group)
+    steps = edges | through_heads(nodes, heads_per_group)
     ends = frozenset(node for node in nodes if isinstance(node, Logits))
     there = _reached(starts, _by_first(steps))
     back = _reached(ends, _by_first((receiver, sender) for sender, receiver in steps))
     return there & back
 
 
-def _through_heads(nodes: frozenset[Node], heads_per_group: int) -> frozenset[Edge]:
-    """From the inputs of heads to what those heads write."""
+def through_heads(nodes: frozenset[Node], heads_per_group: int | None) -> frozenset[Edge]:
+    """From the inputs of heads to what those heads write; raises ConfigError for a group of heads of unknown size."""
+    if heads_per_group is None and any(isinstance(node, KeyValue) for node in nodes):
+        raise ConfigError(
+            "heads_per_group",
+            got="keys or values that a group of heads shares, and None",
+            expected="the number of query heads in a group",
+            do="Pass heads_per_group=n_heads // n_key_value_heads.",
+        )
     writers = defaultdict(list)
     for node in nodes:
         if isinstance(node, Head) and node.reader is None:
@@ -30,7 +41,7 @@ def _through_heads(nodes: frozenset[Node], heads_per_group: int) -> frozenset[Ed
         for node in nodes
         if isinstance(node, Head | KeyValue)
         for writer in writers[node.layer]
-        if _feeds(node, writer, heads_per_group)
+        if _feeds(node, writer, heads_per_group or 1)
     )
 
 

@@ -235,11 +235,11 @@ class PathPatch:
 
     def response(self, receiver: Node, senders: Sequence[Node]) -> Tensor:
         """What a receiver becomes at all positions: step 1. For logits, the last residual stream."""
-        place = _place_of(receiver)
+        place = place_of(receiver)
         edits = self._frozen(receiver, senders)
         for sender in senders:
             sent = _sending_place(sender)
-            edits[sent].append(_put(sender, self.theirs[sent]))
+            edits[sent].append(put_part(sender, self.theirs[sent]))
         if self.freeze != "wang":
             self._let_skips_pass(edits, thawed=_thawed(receiver))
         if place[0] == "features" and self.freeze == "linear":
@@ -250,9 +250,9 @@ class PathPatch:
         self, receivers: Sequence[Node], responses: Mapping[Node, Tensor]
     ) -> Float[Tensor, "batch pos vocab"]:
         """Logits with receivers at these values and everything after them computed: step 2."""
-        edits = self._errors(self.errors, after=min(map(_depth, receivers)))
+        edits = self._errors(self.errors, after=min(map(depth_of, receivers)))
         private: dict[Head, list[Node]] = defaultdict(list)
-        for receiver in sorted(receivers, key=_depth):
+        for receiver in sorted(receivers, key=depth_of):
             match receiver:
                 case Logits():
                     change = _only(receiver, responses[receiver] - self.ours["final", 0])
@@ -263,8 +263,8 @@ class PathPatch:
                 case Head(layer, head, "k" | "v") if self._heads_per_group > 1:
                     private[Head(layer, head)].append(receiver)
                 case _:
-                    edits[_place_of(receiver)].append(_put(receiver, responses[receiver]))
-        for writer in sorted(private, key=_depth):
+                    edits[place_of(receiver)].append(put_part(receiver, responses[receiver]))
+        for writer in sorted(private, key=depth_of):
             self._let_one_head_see(writer, private[writer], responses, edits)
         return self.runner.run(self.base, edits, [])[0]
 
@@ -278,18 +278,18 @@ class PathPatch:
         """No hook reaches one query head's copy of the keys: let its whole group have them, and keep that head's z."""
         own = edits.copy()
         for reader in readers:
-            place = _place_of(reader)
+            place = place_of(reader)
             group = KeyValue(writer.layer, writer.head // self._heads_per_group, "k", reader.pos)
             grouped = responses[reader][:, :, [group.group]].expand_as(responses[reader])
-            own[place] = [*own.get(place, ()), _put(group, grouped)]
+            own[place] = [*own.get(place, ()), put_part(group, grouped)]
         z = ("z", writer.layer)
-        edits[z].append(_put(writer, self.runner.run(self.base, own, [z])[1][z]))
+        edits[z].append(put_part(writer, self.runner.run(self.base, own, [z])[1][z]))
 
     def _frozen(self, receiver: Node, senders: Sequence[Node]) -> defaultdict[Place, list[Put]]:
         """Heads at their base values, and unless MLPs may respond those too, but for the receiver's own."""
         thawed = _thawed(receiver)
         wang = self.freeze == "wang"
-        edits = self._errors(self.errors if wang else "freeze", after=min(map(_depth, senders)))
+        edits = self._errors(self.errors if wang else "freeze", after=min(map(depth_of, senders)))
         held: set[Part] = {"z"} if wang else {"z", "mlp_in", "read"}
         if self.freeze == "linear":
             held |= set(SCALES)
@@ -343,7 +343,8 @@ def _normal(node: Node, length: int) -> Node:
     return node if node.pos is None else at(node, node.pos % length)
 
 
-def _depth(node: Node) -> float:
+def depth_of(node: Node) -> float:
+    """Where a node stands on the way through the model."""
     match node:
         case Embed():
             return -1.0
@@ -357,7 +358,8 @@ def _depth(node: Node) -> float:
             assert_never(node)
 
 
-def _place_of(node: Node) -> Place:
+def place_of(node: Node) -> Place:
+    """Where what a receiver becomes is read off."""
     match node:
         case Head(layer, _, reader) | KeyValue(layer, _, reader) if reader is not None:
             return reader, layer
@@ -382,12 +384,12 @@ def _sending_place(node: Node) -> Place:
         case Head(layer, _, None):
             return "z", layer
         case Feature() | Error() | Mlp():
-            return _place_of(node)
+            return place_of(node)
         case _:
             raise _refusal(node, "a sender that only reads", "embed, a4.h2, f3.7, e3 or m3")
 
 
-def _put(node: Node, values: Tensor) -> Put:
+def put_part(node: Node, values: Tensor) -> Put:
     """A copy in which a node has its part of `values`, at its position or at all."""
 
     def put(value: Tensor) -> Tensor:
@@ -434,7 +436,7 @@ def _always(values: Tensor) -> Put:
 
 def _only(node: Node, values: Tensor) -> Tensor:
     """`values` at the node's position, zero elsewhere."""
-    return _put(node, values)(torch.zeros_like(values))
+    return put_part(node, values)(torch.zeros_like(values))
 
 
 def _refusal(node: Node, got: str, expected: str) -> ConfigError:

@@ -23,7 +23,7 @@ from tl_transcoders.splice.trace.run import Run
 
 def from_source(node: Node, base: Run, source: Run, rows: Rows) -> Edit:
     """A sender set to its value in the source run."""
-    spot, layer, channel = _part(node)
+    spot, layer, channel = part_of(node)
     positions = positions_of(node, rows.first, base.shape[1], base.tokens.device)
     values = [
         rows.of(_values(run, spot, layer, channel))[:, positions - rows.first]
@@ -42,7 +42,8 @@ def from_source(node: Node, base: Run, source: Run, rows: Rows) -> Edit:
     )
 
 
-def _part(node: Node) -> tuple[Spot, int, int | None]:
+def part_of(node: Node) -> tuple[Spot, int, int | None]:
+    """The spot and layer of what a node writes, and which head or feature there it is."""
     match node:
         case Embed():
             return "embed", 0, None

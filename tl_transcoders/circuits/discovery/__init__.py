@@ -1,0 +1,6 @@
+"""Finding the circuit of a task, and how faithful circuits of every size are."""
+
+from tl_transcoders.circuits.discovery.acdc import acdc as acdc
+from tl_transcoders.circuits.discovery.curve import Curve as Curve
+from tl_transcoders.circuits.discovery.curve import curve as curve
+from tl_transcoders.circuits.discovery.greedy import greedy as greedy
