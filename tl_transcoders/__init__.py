@@ -23,12 +23,13 @@ from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
 
 if TYPE_CHECKING:
-    from tl_transcoders.circuits.interventions import Ablate as Ablate
-    from tl_transcoders.circuits.interventions import Add as Add
+    from tl_transcoders.circuits.edits import Ablate as Ablate
+    from tl_transcoders.circuits.edits import Add as Add
+    from tl_transcoders.circuits.edits import Mean as Mean
+    from tl_transcoders.circuits.edits import Patch as Patch
+    from tl_transcoders.circuits.edits import Scale as Scale
+    from tl_transcoders.circuits.edits import Set as Set
     from tl_transcoders.circuits.interventions import Intervened as Intervened
-    from tl_transcoders.circuits.interventions import Patch as Patch
-    from tl_transcoders.circuits.interventions import Scale as Scale
-    from tl_transcoders.circuits.interventions import Set as Set
     from tl_transcoders.circuits.interventions import intervene as intervene
     from tl_transcoders.circuits.interventions import intervening as intervening
     from tl_transcoders.circuits.nodes import Error as Error
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from tl_transcoders.training import train_cross_layer as train_cross_layer
 
 _LATER: Final = {
-    "Ablate": "tl_transcoders.circuits.interventions",
-    "Add": "tl_transcoders.circuits.interventions",
+    "Ablate": "tl_transcoders.circuits.edits",
+    "Add": "tl_transcoders.circuits.edits",
     "Effect": "tl_transcoders.evaluation",
     "Error": "tl_transcoders.circuits.nodes",
     "Feature": "tl_transcoders.circuits.nodes",
@@ -55,11 +56,12 @@ _LATER: Final = {
     "Head": "tl_transcoders.circuits.nodes",
     "Intervened": "tl_transcoders.circuits.interventions",
     "LayerReport": "tl_transcoders.evaluation",
+    "Mean": "tl_transcoders.circuits.edits",
     "Mlp": "tl_transcoders.circuits.nodes",
-    "Patch": "tl_transcoders.circuits.interventions",
+    "Patch": "tl_transcoders.circuits.edits",
     "Report": "tl_transcoders.evaluation",
-    "Scale": "tl_transcoders.circuits.interventions",
-    "Set": "tl_transcoders.circuits.interventions",
+    "Scale": "tl_transcoders.circuits.edits",
+    "Set": "tl_transcoders.circuits.edits",
     "TrainConfig": "tl_transcoders.training",
     "evaluate": "tl_transcoders.evaluation",
     "intervene": "tl_transcoders.circuits.interventions",
@@ -85,6 +87,7 @@ __all__ = [
     "Intervened",
     "JumpReLU",
     "LayerReport",
+    "Mean",
     "Mlp",
     "Patch",
     "ReLU",

@@ -62,10 +62,7 @@ class Run:
 
     def column(self, layer: int, index: int) -> Float[Tensor, "batch pos"]:
         """The activations of one feature."""
-        features: SparseFeatures = self.values["features", layer]
-        found = features.indices == index
-        flat = features.values.new_zeros(self.tokens.numel())
-        return flat.index_put((features.rows()[found],), features.values[found]).view(self.shape)
+        return self.values["features", layer].column(index)
 
     @property
     def errors(self) -> dict[tuple[Spot, int], Tensor]:
