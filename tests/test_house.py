@@ -50,7 +50,6 @@ OF_CIRCUITS = {
     "Curve",
     "Faithfulness",
     "KLDivergence",
-    "Mean",
     "Resample",
     "Zero",
     "acdc",

@@ -12,8 +12,9 @@ from tests.cases import HOSTS, POS, WHOLE_TABLE, Host, Kind, case_id, tokens
 from tests.circuits.truth import Truth
 from tests.circuits.truths import TRUTHS
 from tests.circuits.universe import all_edges, all_nodes
-from tl_transcoders.circuits.ablation import Faithfulness, Mean, Resample, Zero, faithfulness
+from tl_transcoders.circuits.ablation import Faithfulness, Resample, Zero, faithfulness
 from tl_transcoders.circuits.circuit import Circuit
+from tl_transcoders.circuits.edits import Mean
 from tl_transcoders.circuits.nodes import (
     Edge,
     Embed,
@@ -382,7 +383,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("no source", {"source": None}, r"ablation: got Resample\(\) without source prompts"),
     ("no ablation", {"ablation": "mean"}, r"ablation: got 'mean'"),
     ("lengths", {"source": SOURCE[:, :-1]}, r"source: got tokens \(3, 6\); expected those of base, \(3, 7\)"),
-    ("mean lengths", {"ablation": Mean(OTHERS[:, :4])}, r"Mean: got prompts of 4 positions; expected those of base, 7"),
+    ("mean lengths", {"ablation": Mean(OTHERS[:, :4])}, r"Mean: got source tokens .* for prompts .*; expected prompts of the same length"),
     ("metric", {"metric": lambda logits: logits.mean()}, r"metric: got shape \(\)"),
     ("errors", {"errors": "live"}, r"errors: got 'live'"),
     ("level", {"level": "head"}, r"level: got 'head'"),

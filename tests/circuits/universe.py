@@ -1,5 +1,6 @@
 """All nodes and edges of a spliced model."""
 
+from tl_transcoders.circuits.checks import depth
 from tl_transcoders.circuits.nodes import (
     Edge,
     Embed,
@@ -11,7 +12,6 @@ from tl_transcoders.circuits.nodes import (
     Mlp,
     Node,
 )
-from tl_transcoders.circuits.patching.check import depth
 from tl_transcoders.splice.trace.run import Run
 
 

@@ -1,7 +1,6 @@
 """Circuits: nodes, metrics, tasks, patching, attribution, ablation, discovery."""
 
 from tl_transcoders.circuits.ablation import Faithfulness as Faithfulness
-from tl_transcoders.circuits.ablation import Mean as Mean
 from tl_transcoders.circuits.ablation import Resample as Resample
 from tl_transcoders.circuits.ablation import Zero as Zero
 from tl_transcoders.circuits.ablation import faithfulness as faithfulness

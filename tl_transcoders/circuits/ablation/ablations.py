@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from jaxtyping import Int
 from torch import Tensor
 
-from tl_transcoders.errors import ConfigError, ShapeError
-from tl_transcoders.hosts import check_tokens
+from tl_transcoders.circuits.checks import tokens_of
+from tl_transcoders.circuits.edits import Mean
+from tl_transcoders.circuits.values import check_fits, mean_values
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.forward import Rows, Spot
-from tl_transcoders.splice.trace.run import Run, capture
+from tl_transcoders.splice.trace.run import Run
 from tl_transcoders.transcoders import SparseFeatures
 
 WRITTEN: Final[frozenset[Spot]] = frozenset({"embed", "z", "features", "error", "mlp_raw"})
 """Where the values of nodes stand."""
-AT_ONCE: Final = 16
-"""How many prompts of a data set are run at a time."""
 
 
 @final
@@ -29,15 +28,6 @@ class Zero:
 @dataclass(frozen=True, slots=True)
 class Resample:
     """A node outside the circuit is what it is in the source run, on that prompt and at that position."""
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Mean:
-    """A node outside the circuit is its mean over `tokens`, at each position on its own or over all of them."""
-
-    tokens: Int[Tensor, "prompt pos"]
-    per_position: bool = True
 
 
 Ablation = Zero | Mean | Resample
@@ -97,24 +87,8 @@ def _written(run: Run) -> dict[tuple[Spot, int], Any]:
 
 
 def _means(mean: Mean, base: Run) -> Ablated:
-    check_tokens(base.spliced.host, mean.tokens, "Mean")
-    batch, length = base.shape
-    if mean.per_position and mean.tokens.shape[1] != length:
-        raise ShapeError(
-            "Mean",
-            got=f"prompts of {mean.tokens.shape[1]} positions",
-            expected=f"those of base, {length}",
-            do="Take prompts of that length, or Mean(tokens, per_position=False).",
-        )
-    sums: dict[tuple[Spot, int], Tensor] = {}
-    for part in mean.tokens.split(AT_ONCE):
-        for place, value in _written(capture(base.spliced, part)).items():
-            whole = value.to_dense() if isinstance(value, SparseFeatures) else value
-            total = whole.sum(0, keepdim=True)
-            sums[place] = total if place not in sums else sums[place] + total
-    means = {place: total / len(mean.tokens) for place, total in sums.items()}
-    if not mean.per_position:
-        means = {place: value.mean(1, keepdim=True) for place, value in means.items()}
+    check_fits(mean, tokens_of(base.spliced, mean.tokens, "Mean"), base.tokens)
+    means = mean_values(base.spliced, mean, _written(base), base.shape[1])
     return Ablated(
-        {place: value.expand(batch, length, *value.shape[2:]) for place, value in means.items()}
+        {place: value.expand(base.shape[0], *value.shape[1:]) for place, value in means.items()}
     )

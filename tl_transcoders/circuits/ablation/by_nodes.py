@@ -21,8 +21,8 @@ from tl_transcoders.circuits.nodes import (
     Node,
     write_node,
 )
-from tl_transcoders.circuits.patching.send import part_of
 from tl_transcoders.circuits.read_metric import read_metric
+from tl_transcoders.circuits.values import place_of
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.forward import Forward, Rows, Spot
 from tl_transcoders.splice.trace.run import KEPT, Run
@@ -116,9 +116,13 @@ def _places(run: Run) -> Iterator[tuple[Spot, int, int]]:
 
 def _let_in(masks: Masks, nodes: Iterable[Node]) -> None:
     for node in nodes:
-        spot, layer, channel = part_of(node)
+        # What an MLP itself writes, before a norm or an SAE that follows it.
+        if isinstance(node, Mlp):
+            masks["mlp_raw", node.layer][slice(None) if node.pos is None else node.pos] = True
+            continue
+        place, channel = place_of(node)
         where = slice(None) if node.pos is None else node.pos
-        masks[spot, layer][where, slice(None) if channel is None else channel] = True
+        masks[place][where, slice(None) if channel is None else channel] = True
 
 
 def _writers(circuit: Circuit) -> Iterator[Node]:

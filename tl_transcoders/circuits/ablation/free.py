@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from tl_transcoders.circuits.checks import normal
 from tl_transcoders.circuits.nodes import (
     Error,
     Feature,
@@ -14,7 +15,6 @@ from tl_transcoders.circuits.nodes import (
     Node,
     parse_node,
 )
-from tl_transcoders.circuits.patching.check import normal
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
 
@@ -49,14 +49,16 @@ def free_of(given: Given, run: Run) -> Free:
     layers = frozenset(each for each in given if isinstance(each, int))
     kinds = frozenset(each for each in given if each in KINDS)
     for layer in layers:
-        normal(Head(layer, 0), run)
+        normal(Head(layer, 0), run.spliced, run.shape[1])
     nodes: list[Node] = []
     for each in given:
         if isinstance(each, int | type):
             if each not in layers and each not in kinds:
                 raise _refusal(each)
             continue
-        node = normal(parse_node(each) if isinstance(each, str) else each, run)
+        node = normal(
+            parse_node(each) if isinstance(each, str) else each, run.spliced, run.shape[1]
+        )
         if isinstance(node, Logits | KeyValue) or (isinstance(node, Head) and node.reader):
             raise _refusal(node)
         nodes.append(node)

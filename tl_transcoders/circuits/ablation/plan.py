@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.ablation.free import Free
 from tl_transcoders.circuits.ablation.setting import Setting
+from tl_transcoders.circuits.checks import check_order
 from tl_transcoders.circuits.nodes import (
     READERS,
     Edge,
@@ -24,7 +25,6 @@ from tl_transcoders.circuits.nodes import (
     at,
     write_path,
 )
-from tl_transcoders.circuits.patching.check import check_order
 from tl_transcoders.splice.trace.forward import TracedModel
 
 
@@ -74,7 +74,7 @@ def plan_of(
     chosen = [list(edges) for edges in variants]
     every = {edge for edges in chosen for edge in edges}
     for sender, receiver in sorted(every, key=write_path):
-        check_order([sender], [receiver], setting.run)
+        check_order([sender], [receiver], setting.run.model)
     named = {at(node, None) for edge in every for node in edge}
     features = {n for n in named.union(setting.free.nodes) if isinstance(n, Feature)}
     given = _given(setting, features)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tl_transcoders.circuits.ablation.ablations import Ablated, Ablation, ablated
 from tl_transcoders.circuits.ablation.free import Free, Given, free_of
+from tl_transcoders.circuits.checks import check_pair, check_spliced, check_whole_mlp, normal
 from tl_transcoders.circuits.circuit import Circuit
 from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
 from tl_transcoders.circuits.nodes import Error, Node
-from tl_transcoders.circuits.patching.check import check_pair, check_spliced, normal
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import Run, as_run
@@ -93,7 +93,13 @@ def setting_of(
 def normal_circuit(circuit: Circuit, setting: Setting) -> Circuit:
     """The circuit with positions counted from the start; raises ConfigError where the model lacks a node of it."""
     run = setting.run
-    found = {node: normal(node, run) for node in circuit.nodes if setting.counts(node)}
+    for node in circuit.nodes:
+        check_whole_mlp(node, run.spliced)
+    found = {
+        node: normal(node, run.spliced, run.shape[1])
+        for node in circuit.nodes
+        if setting.counts(node)
+    }
     return Circuit(
         found.values(),
         {(found[a], found[b]) for a, b in circuit.edges if a in found and b in found},

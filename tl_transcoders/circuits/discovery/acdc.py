@@ -18,10 +18,10 @@ from tl_transcoders.circuits.ablation.setting import (
     normal_circuit,
     setting_of,
 )
+from tl_transcoders.circuits.checks import depth
 from tl_transcoders.circuits.circuit import Circuit
 from tl_transcoders.circuits.metrics import Metric
 from tl_transcoders.circuits.nodes import Edge, Logits, Node, at, write_node
-from tl_transcoders.circuits.patching.check import depth
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
