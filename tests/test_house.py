@@ -51,11 +51,13 @@ OF_CIRCUITS = {
     "Faithfulness",
     "KLDivergence",
     "Resample",
+    "SparseFeatureCircuit",
     "Zero",
     "acdc",
     "curve",
     "faithfulness",
     "greedy",
+    "sparse_feature_circuit",
 }
 """Those reached through `tl_transcoders.circuits`."""
 

@@ -6,9 +6,13 @@ from tl_transcoders.circuits.ablation import Zero as Zero
 from tl_transcoders.circuits.ablation import faithfulness as faithfulness
 from tl_transcoders.circuits.circuit import Circuit as Circuit
 from tl_transcoders.circuits.discovery import Curve as Curve
+from tl_transcoders.circuits.discovery import SparseFeatureCircuit as SparseFeatureCircuit
 from tl_transcoders.circuits.discovery import acdc as acdc
 from tl_transcoders.circuits.discovery import curve as curve
 from tl_transcoders.circuits.discovery import greedy as greedy
+from tl_transcoders.circuits.discovery import (
+    sparse_feature_circuit as sparse_feature_circuit,
+)
 from tl_transcoders.circuits.metrics import AbstractMetric as AbstractMetric
 from tl_transcoders.circuits.metrics import CustomMetric as CustomMetric
 from tl_transcoders.circuits.metrics import KLDivergence as KLDivergence
