@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from tl_transcoders.circuits.attribution import IntegratedGradients as IntegratedGradients
     from tl_transcoders.circuits.attribution import RelP as RelP
     from tl_transcoders.circuits.attribution import attribute as attribute
-    from tl_transcoders.circuits.interventions import Ablate as Ablate
-    from tl_transcoders.circuits.interventions import Add as Add
+    from tl_transcoders.circuits.edits import Ablate as Ablate
+    from tl_transcoders.circuits.edits import Add as Add
+    from tl_transcoders.circuits.edits import Mean as Mean
+    from tl_transcoders.circuits.edits import Patch as Patch
+    from tl_transcoders.circuits.edits import Scale as Scale
+    from tl_transcoders.circuits.edits import Set as Set
     from tl_transcoders.circuits.interventions import Intervened as Intervened
-    from tl_transcoders.circuits.interventions import Patch as Patch
-    from tl_transcoders.circuits.interventions import Scale as Scale
-    from tl_transcoders.circuits.interventions import Set as Set
     from tl_transcoders.circuits.interventions import intervene as intervene
     from tl_transcoders.circuits.interventions import intervening as intervening
     from tl_transcoders.circuits.nodes import Error as Error
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
     from tl_transcoders.training import train_cross_layer as train_cross_layer
 
 _LATER: Final = {
-    "Ablate": "tl_transcoders.circuits.interventions",
-    "Add": "tl_transcoders.circuits.interventions",
+    "Ablate": "tl_transcoders.circuits.edits",
+    "Add": "tl_transcoders.circuits.edits",
     "Attribution": "tl_transcoders.circuits.attribution",
     "AttributionPatching": "tl_transcoders.circuits.attribution",
     "Effect": "tl_transcoders.evaluation",
@@ -65,12 +66,13 @@ _LATER: Final = {
     "IntegratedGradients": "tl_transcoders.circuits.attribution",
     "Intervened": "tl_transcoders.circuits.interventions",
     "LayerReport": "tl_transcoders.evaluation",
+    "Mean": "tl_transcoders.circuits.edits",
     "Mlp": "tl_transcoders.circuits.nodes",
-    "Patch": "tl_transcoders.circuits.interventions",
+    "Patch": "tl_transcoders.circuits.edits",
     "RelP": "tl_transcoders.circuits.attribution",
     "Report": "tl_transcoders.evaluation",
-    "Scale": "tl_transcoders.circuits.interventions",
-    "Set": "tl_transcoders.circuits.interventions",
+    "Scale": "tl_transcoders.circuits.edits",
+    "Set": "tl_transcoders.circuits.edits",
     "TrainConfig": "tl_transcoders.training",
     "attribute": "tl_transcoders.circuits.attribution",
     "evaluate": "tl_transcoders.evaluation",
@@ -101,6 +103,7 @@ __all__ = [
     "Intervened",
     "JumpReLU",
     "LayerReport",
+    "Mean",
     "Mlp",
     "Patch",
     "ReLU",

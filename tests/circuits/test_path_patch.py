@@ -181,7 +181,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("feature", {"senders": ["f0.99"]}, r"f0.99: got feature 99; expected a feature from 0 to 36"),
     ("head", {"senders": ["a0.h7"]}, r"a0.h7: got head 7; expected a head from 0 to 1"),
     ("reader of a feature", {"receivers": ["f2.3<q>"]}, r"node: got 'f2.3<q>'"),
-    ("position", {"senders": ["a0.h1@7"]}, r"a0.h1@7: got position 7 of 7"),
+    ("position", {"senders": ["a0.h1@7"]}, r"a0.h1@7: got position 7 of prompts of 7 positions"),
     ("sender that reads", {"senders": ["a0.h1<q>"]}, r"a0.h1<q>: got a sender that only reads"),
     ("spliced mlp", {"senders": ["m0"]}, r"m0: got an MLP that is spliced"),
     ("dropped error", {"senders": ["e0"]}, r'e0: got an error in a splice with error="drop"'),

@@ -81,8 +81,8 @@ SCALES: Final[tuple[Part, ...]] = (
 def live_path_patch(
     spliced: Spliced,
     base: Int[Tensor, "batch pos"],
-    source: Int[Tensor, "batch pos"],
-    senders: Sequence[Node],
+    source: Int[Tensor, "batch pos"] | None,
+    senders: Sequence[Node] | Mapping[Node, Put],
     receivers: Sequence[Node],
     metric: Metric,
     *,
@@ -93,7 +93,8 @@ def live_path_patch(
 
     **Arguments:**
 
-    - `senders`: embed, heads, features, errors, MLPs. `receivers`: q, k, v of a head or key-value group, features,
+    - `senders`: embed, heads, features, errors, MLPs; or functions from the base value of each, `[batch pos]` or
+      `[batch pos d]` at all positions, to the one it is to have. `receivers`: q, k, v of a head or key-value group, features,
       errors, MLPs, logits.
     - `freeze`: `"edge"` holds everything between them at its base value, `"wang"` lets MLPs, features and errors
       respond, `"linear"` holds the receiver's norm scale, and the gate of a feature, as well.
@@ -116,7 +117,9 @@ def live_path_patch(
     given, taken = ([_normal(node, length) for node in nodes] for nodes in (senders, receivers))
     every = runner.everything()
     base_logits, ours = runner.run(base, {}, every)
-    _, theirs = runner.run(source, {}, every)
+    theirs = ours if source is None else runner.run(source, {}, every)[1]
+    if isinstance(senders, Mapping):
+        theirs = _changed(ours, dict(zip(given, senders.values(), strict=True)))
     policy: Errors = errors or ("live" if freeze == "wang" else "freeze")
     patch = PathPatch(runner, base, ours, theirs, freeze, policy)
     logits = patch.downstream(taken, {node: patch.response(node, given) for node in taken})
@@ -398,6 +401,17 @@ def _put(node: Node, values: Tensor) -> Put:
         return value
 
     return put
+
+
+def _changed(ours: Mapping[Place, Tensor], changes: Mapping[Node, Put]) -> dict[Place, Tensor]:
+    """The base values, but what each node becomes of its own."""
+    theirs = dict(ours)
+    for node, change in changes.items():
+        place = _sending_place(node)
+        where = (slice(None), slice(None), *_within(node))
+        theirs[place] = theirs[place].clone()
+        theirs[place][where] = change(ours[place][where])
+    return theirs
 
 
 def _within(node: Node) -> tuple[int, ...]:

@@ -61,6 +61,12 @@ class SparseFeatures:
         rows = torch.arange(len(self.offsets), device=self.offsets.device)
         return rows.repeat_interleave(ends - self.offsets, output_size=len(self.values))
 
+    def column(self, index: int) -> Float[Tensor, "*batch"]:
+        """One feature, dense."""
+        found = self.indices == index
+        flat = self.values.new_zeros(math.prod(self.shape[:-1]))
+        return flat.index_put((self.rows()[found],), self.values[found]).view(self.shape[:-1])
+
     def matmul(self, weight: Float[Tensor, "feature d_out"]) -> Float[Tensor, "*batch d_out"]:
         """`to_dense() @ weight`, reading only the rows of active features."""
         out = GatherRows.apply(self.values, self.indices, self.offsets, weight)

@@ -22,13 +22,10 @@ from tl_transcoders.circuits.attribution.result import Attribution
 from tl_transcoders.circuits.attribution.score import Family, Scores, scores
 from tl_transcoders.circuits.attribution.steps import Step, inputs, journeys, steps
 from tl_transcoders.circuits.attribution.wanted import Wanted
+from tl_transcoders.circuits.checks import check_pair, check_spliced
 from tl_transcoders.circuits.metrics import Metric, as_metric
 from tl_transcoders.circuits.nodes import (
     Node,
-)
-from tl_transcoders.circuits.patching.check import (
-    check_pair,
-    check_spliced,
 )
 from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
@@ -205,7 +202,7 @@ def _runs(spliced: Spliced, base: Prompts, source: Prompts | None) -> tuple[Run,
     tokens = [run.tokens if isinstance(run, Run) else run for run in (base, source)]
     if tokens[0] is None:
         raise AssertionError("base is required")
-    check_pair(spliced, tokens[0], tokens[0] if tokens[1] is None else tokens[1])
+    check_pair(spliced, tokens[0], tokens[1])
     return as_run(spliced, base), None if source is None else as_run(spliced, source)
 
 

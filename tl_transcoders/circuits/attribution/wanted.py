@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.attribution.codes import Codebook
 from tl_transcoders.circuits.attribution.ledger import Ledger
+from tl_transcoders.circuits.checks import check_receiver, check_whole_mlp, normal
 from tl_transcoders.circuits.nodes import (
     READERS,
     Embed,
@@ -21,7 +22,6 @@ from tl_transcoders.circuits.nodes import (
     parse_node,
     write_node,
 )
-from tl_transcoders.circuits.patching.check import check_receiver, normal
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
 
@@ -63,10 +63,12 @@ class Wanted:
         nodes = None
         if receivers is not None:
             nodes = tuple(
-                normal(parse_node(n) if isinstance(n, str) else n, run) for n in receivers
+                normal(parse_node(n) if isinstance(n, str) else n, run.spliced, run.shape[1])
+                for n in receivers
             )
             for node in nodes:
                 check_receiver(node)
+                check_whole_mlp(node, run.spliced)
                 _check_reads(node, by_position=by_position)
         chosen = KINDS if kinds is None else kinds
         return cls(

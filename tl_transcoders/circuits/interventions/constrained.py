@@ -1,6 +1,5 @@
 """Edits whose direct effects alone count: everything else stays what it is in the base run."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -8,13 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.interventions.steps import Editable, Step, within
-from tl_transcoders.circuits.nodes import Error, Feature, Head, Mlp
+from tl_transcoders.circuits.interventions.steps import Step
+from tl_transcoders.circuits.nodes import Feature
+from tl_transcoders.circuits.values import place_of
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice.trace.forward import FeatureChange, Rows, Spot
 from tl_transcoders.splice.trace.run import Run
-
-SPOTS: dict[type, Spot] = {Feature: "features", Head: "z", Error: "error", Mlp: "mlp_out"}
 
 
 @torch.no_grad()
@@ -23,7 +21,7 @@ def constrained_logits(base: Run, steps: list[Step], copies: int) -> Float[Tenso
     example = torch.arange(base.shape[0], device=base.tokens.device).repeat(copies)
 
     def visit(spot: Spot, layer: int, value: Any) -> Any:
-        here = [s for s in steps if s.node.layer == layer and SPOTS[type(s.node)] == spot]
+        here = [step for step in steps if place_of(step.node)[0] == (spot, layer)]
         if here and spot == "features":
             return _change(base, layer, here, example)
         for step in here:
@@ -47,17 +45,3 @@ def _change(
         after = replace(step, node=column).applied(after, 0)
     index = torch.tensor(features, device=example.device).expand(len(example), -1)
     return FeatureChange(index, after - before)
-
-
-def run_sources(
-    source: Run, nodes: Iterable[Editable]
-) -> dict[Editable, Float[Tensor, "batch pos *d"]]:
-    """What nodes are in a run."""
-    return {node: _value(source, node) for node in nodes}
-
-
-def _value(run: Run, node: Editable) -> Tensor:
-    if isinstance(node, Feature):
-        return run.column(node.layer, node.index)
-    value: Tensor = run.values[SPOTS[type(node)], node.layer]
-    return value[(slice(None), slice(None), *within(node))]

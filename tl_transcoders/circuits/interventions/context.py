@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
-from tl_transcoders.circuits.interventions.checks import check_edit, check_spliced, tokens_of
-from tl_transcoders.circuits.interventions.edits import Edit, Patch
+from tl_transcoders.circuits.checks import check_spliced
+from tl_transcoders.circuits.edits import Edit, edited_positions
+from tl_transcoders.circuits.interventions.checks import check_editable
 from tl_transcoders.circuits.interventions.live import editing, live_sources
-from tl_transcoders.circuits.interventions.steps import Step, count_strengths, positions_of
+from tl_transcoders.circuits.interventions.sources import read_sources
+from tl_transcoders.circuits.interventions.steps import Step, common_strengths
 from tl_transcoders.circuits.nodes import Node
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
@@ -18,7 +21,7 @@ def intervening(spliced: Spliced, edits: Mapping[Node, Edit]) -> Iterator[Splice
 
     Positions count from the start of the sequence, also while a key-value cache hands the model one token at a
     time; a node without a position is edited everywhere, `Scale(2.0, at=slice(5, None))` from position 5 on.
-    A `Patch` ends where its source ends. The user's hooks stay as they are.
+    A `Patch` ends where its source ends, a `Mean` at each position where its data set does. The user's hooks stay as they are.
 
     **Raises:** ConfigError, ShapeError or SpliceError where an edit does not fit; on leaving, HookNeverFiredError
     where one never changed anything.
@@ -29,8 +32,11 @@ def intervening(spliced: Spliced, edits: Mapping[Node, Edit]) -> Iterator[Splice
     ```
     """
     check_spliced(spliced)
-    steps = [_step(spliced, node, edit) for node, edit in edits.items()]
-    strengths = count_strengths(steps)
+    checked = {check_editable(spliced, node, edit): edit for node, edit in edits.items()}
+    positions = {node: edited_positions(node, edit, None) for node, edit in checked.items()}
+    known = read_sources(spliced, checked, partial(live_sources, spliced), None)
+    steps = [Step(n, edit, positions[n], known.get(n)) for n, edit in checked.items()]
+    strengths = common_strengths(steps)
     if strengths is not None:
         raise ConfigError(
             "intervening",
@@ -41,12 +47,3 @@ def intervening(spliced: Spliced, edits: Mapping[Node, Edit]) -> Iterator[Splice
     with editing(spliced, steps) as reached:
         yield spliced
     reached.check(steps)
-
-
-def _step(spliced: Spliced, node: Node, edit: Edit) -> Step:
-    found = check_edit(spliced, node, edit)
-    positions = positions_of(found, edit, None)
-    if not isinstance(edit, Patch):
-        return Step(found, edit, positions)
-    source = tokens_of(spliced, edit.source, "Patch")
-    return Step(found, edit, positions, live_sources(spliced, [found], source)[found])

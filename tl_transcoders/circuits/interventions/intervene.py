@@ -1,31 +1,27 @@
 """One run with some nodes changed, beside the run without."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.interventions.checks import (
-    check_edit,
-    check_reached,
-    check_source,
-    check_spliced,
-    tokens_of,
-)
-from tl_transcoders.circuits.interventions.constrained import constrained_logits, run_sources
-from tl_transcoders.circuits.interventions.edits import Edit, Patch, Tokens
+from tl_transcoders.circuits.checks import check_reached, check_spliced, tokens_of
+from tl_transcoders.circuits.edits import Edit, Tokens, edited_positions
+from tl_transcoders.circuits.interventions.checks import check_editable
+from tl_transcoders.circuits.interventions.constrained import constrained_logits
 from tl_transcoders.circuits.interventions.live import editing, live_sources
+from tl_transcoders.circuits.interventions.sources import Read, read_sources
 from tl_transcoders.circuits.interventions.steps import (
     Editable,
     Step,
-    count_strengths,
+    common_strengths,
     one_strength,
-    positions_of,
 )
 from tl_transcoders.circuits.nodes import Node
+from tl_transcoders.circuits.values import node_value, values_of
 from tl_transcoders.errors import ShapeError
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import capture
@@ -93,7 +89,7 @@ def _live(
     spliced: Spliced, ids: Int[Tensor, "batch pos"], edits: Mapping[Node, Edit]
 ) -> Intervened:
     steps = _steps(spliced, ids, edits, lambda nodes, source: live_sources(spliced, nodes, source))
-    n, base = count_strengths(steps), spliced.host.logits(ids)
+    n, base = common_strengths(steps), spliced.host.logits(ids)
     if n is None:
         return Intervened(logits=_edited(spliced, ids, steps), base=base)
     if spliced.holds_prompts:
@@ -115,40 +111,29 @@ def _edited(
 def _constrained(
     spliced: Spliced, ids: Int[Tensor, "batch pos"], edits: Mapping[Node, Edit]
 ) -> Intervened:
-    steps = _steps(
-        spliced, ids, edits, lambda nodes, source: run_sources(capture(spliced, source), nodes)
-    )
-    n, base = count_strengths(steps), capture(spliced, ids)
+    def read(nodes: list[Editable], source: Int[Tensor, "batch pos"]) -> dict[Editable, Tensor]:
+        values = values_of(capture(spliced, source))
+        return {node: node_value(node, values) for node in nodes}
+
+    steps = _steps(spliced, ids, edits, read)
+    n, base = common_strengths(steps), capture(spliced, ids)
     logits = constrained_logits(base, steps, n or 1)
     shaped = logits if n is None else logits.unflatten(0, (n, len(ids)))
     return Intervened(logits=shaped, base=base.logits)
 
 
-Sources = Callable[[list[Editable], Int[Tensor, "batch pos"]], Mapping[Editable, Tensor]]
-
-
 def _steps(
-    spliced: Spliced,
-    ids: Int[Tensor, "batch pos"],
-    edits: Mapping[Node, Edit],
-    sources: Sources,
+    spliced: Spliced, ids: Int[Tensor, "batch pos"], edits: Mapping[Node, Edit], read: Read
 ) -> list[Step]:
-    steps: list[Step] = []
-    wanted: dict[int, tuple[Int[Tensor, "batch pos"], list[Editable]]] = {}
-    for node, edit in edits.items():
-        found = check_edit(spliced, node, edit)
-        steps.append(Step(found, edit, positions_of(found, edit, ids.shape[1])))
-        if isinstance(edit, Patch):
-            source = tokens_of(spliced, edit.source, "Patch")
-            check_source(source, ids)
-            wanted.setdefault(id(edit.source), (source, []))[1].append(found)
-    check_reached(spliced, steps, ids)
-    known = {
-        node: value
-        for source, nodes in wanted.values()
-        for node, value in sources(nodes, source).items()
-    }
-    return [Step(s.node, s.edit, s.positions, known.get(s.node)) for s in steps]
+    checked = {check_editable(spliced, node, edit): edit for node, edit in edits.items()}
+    steps = [
+        Step(node, edit, edited_positions(node, edit, ids.shape[1]))
+        for node, edit in checked.items()
+    ]
+    for step in steps:
+        check_reached(step.node, step.positions, spliced.excluded(ids))
+    known = read_sources(spliced, checked, read, ids)
+    return [replace(step, source=known.get(step.node)) for step in steps]
 
 
 def _measured(metric: Metric, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, " batch"]:

@@ -1,19 +1,26 @@
 """Edits of nodes made definite: which columns of which tensor get which new values."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, assert_never, final
+from typing import assert_never, final
 
 import torch
 from torch import Tensor
 
-from tl_transcoders.circuits.interventions.edits import Ablate, Add, Edit, Patch, Scale, Set, Value
-from tl_transcoders.circuits.nodes import Error, Feature, Head, Mlp, Node, write_node
-from tl_transcoders.errors import ConfigError, ShapeError
+from tl_transcoders.circuits.edits import (
+    ENDLESS,
+    Add,
+    Edit,
+    Mean,
+    Scale,
+    Set,
+    count_strengths,
+    new_value,
+)
+from tl_transcoders.circuits.nodes import Error, Feature, Head, Mlp, write_node
+from tl_transcoders.errors import ShapeError
 
 Editable = Feature | Head | Error | Mlp
-ENDLESS: Final = sys.maxsize
 
 
 @final
@@ -21,7 +28,7 @@ ENDLESS: Final = sys.maxsize
 class Step:
     """One edit of one node, at the positions of a range that counts from the start of the sequence.
 
-    `source` is what the node is in the run a `Patch` takes it from: `[batch pos]`, or `[batch pos d]`.
+    `source` is what a `Patch` or `Mean` replaces the node by: `[batch pos]`, or `[batch pos d]`.
     """
 
     node: Editable
@@ -36,8 +43,8 @@ class Step:
 
     @property
     def end(self) -> int:
-        """The first position it can no longer change: a patch ends with its source."""
-        return ENDLESS if self.source is None else self.source.shape[1]
+        """The first position it can no longer change: what comes from other prompts ends with them."""
+        return ENDLESS if self.source is None or self.everywhere else self.source.shape[1]
 
     def applied(self, value: Tensor, first: int) -> Tensor:
         """`value [row pos ...]` of positions from `first` on, with this edit; heads have an axis of their own."""
@@ -50,38 +57,20 @@ class Step:
         return out
 
     def _new(self, old: Tensor, positions: list[int]) -> Tensor:
-        match self.edit:
-            case Set(value):
-                return _per_row(value, old, self.vector).expand_as(old)
-            case Add(value):
-                return old + _per_row(value, old, self.vector)
-            case Scale(factor):
-                return old * _per_row(factor, old, False)
-            case Ablate():
-                return torch.zeros_like(old)
-            case Patch():
-                assert self.source is not None
-                source = self.source[:, positions].to(old)
-                return source.repeat(len(old) // len(source), *[1] * (old.ndim - 1))
-            case _:
-                assert_never(self.edit)
+        theirs = self.source
+        if theirs is not None:
+            theirs = theirs[:, [0] * len(positions) if self.everywhere else positions]
+        return new_value(self.edit, old, theirs)
 
     @property
-    def vector(self) -> bool:
-        """Whether the node's value at a position is a vector."""
-        return not isinstance(self.node, Feature)
+    def everywhere(self) -> bool:
+        """Whether its one value from elsewhere serves all positions."""
+        return isinstance(self.edit, Mean) and not self.edit.per_position
 
     @property
     def strengths(self) -> int | None:
         """How many strengths the edit holds; None where it holds one value only."""
-        match self.edit:
-            case Set(value) | Add(value):
-                axes = 2 if self.vector else 1
-            case Scale(value):
-                axes = 1
-            case _:
-                return None
-        return len(value) if isinstance(value, Tensor) and value.ndim == axes else None
+        return count_strengths(self.edit, vector=not isinstance(self.node, Feature))
 
 
 def within(node: Editable) -> tuple[int, ...]:
@@ -97,7 +86,7 @@ def within(node: Editable) -> tuple[int, ...]:
             assert_never(node)
 
 
-def count_strengths(steps: Iterable[Step]) -> int | None:
+def common_strengths(steps: Iterable[Step]) -> int | None:
     """How many strengths the edits hold, None for no such axis; raises ShapeError where they disagree."""
     counts = {write_node(step.node): step.strengths for step in steps}
     different = {n for n in counts.values() if n is not None}
@@ -121,51 +110,3 @@ def one_strength(step: Step, i: int) -> Step:
             return Step(step.node, type(step.edit)(value[i], at=at), step.positions, step.source)
         case _:
             return step
-
-
-def positions_of(node: Node, edit: Edit, length: int | None) -> range:
-    """The positions an edit is meant for; `length` is that of the prompts, None while a sequence grows."""
-    where = write_node(node)
-    if node.pos is not None and edit.at is not None:
-        raise ConfigError(
-            where,
-            got=f"a position and at={edit.at}",
-            expected="one of them",
-            do="Leave the position out of the node, or at= out of the edit.",
-        )
-    wanted = slice(None) if edit.at is None else edit.at
-    if node.pos is not None:
-        wanted = slice(node.pos, node.pos + 1 or None)
-    if length is None:
-        return _from_start(where, wanted)
-    found = range(length)[wanted]
-    if not found or (node.pos is not None and not -length <= node.pos < length):
-        at = f"position {node.pos}" if node.pos is not None else f"positions {wanted}"
-        raise ConfigError(
-            where,
-            got=f"{at} of prompts of {length} positions",
-            expected=f"positions from 0 to {length - 1}, or from -{length} to -1",
-            do="Correct the position.",
-        )
-    return found
-
-
-def _from_start(where: str, wanted: slice) -> range:
-    parts = (wanted.start or 0, ENDLESS if wanted.stop is None else wanted.stop, wanted.step or 1)
-    if min(parts) < 0 or not range(*parts):
-        raise ConfigError(
-            where,
-            got=f"positions {wanted} of a sequence that may still grow",
-            expected="positions counted from its start",
-            do="Count from the start; slice(n, None) is every position from n on.",
-        )
-    return range(*parts)
-
-
-def _per_row(value: Value, old: Tensor, vector: bool) -> Tensor:
-    """A number, a vector `[d]`, or one of them for every strength, shaped to broadcast over `old [row pos *d]`."""
-    new = torch.as_tensor(value).to(old)
-    if new.ndim == 0 or (vector and new.ndim == 1):
-        return new
-    new = new.repeat_interleave(len(old) // len(new), dim=0)
-    return new[:, None] if vector else new.view(-1, *[1] * (old.ndim - 1))

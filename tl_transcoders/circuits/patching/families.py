@@ -8,11 +8,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_transcoders.circuits.checks import check_exists, depth
+from tl_transcoders.circuits.edits import Edit as Record
+from tl_transcoders.circuits.edits import new_value
 from tl_transcoders.circuits.nodes import Feature, Head, Node
-from tl_transcoders.circuits.patching.check import depth
 from tl_transcoders.circuits.patching.edits import Edit
+from tl_transcoders.circuits.patching.send import check_record
+from tl_transcoders.circuits.values import Place, Values
 from tl_transcoders.splice.trace.forward import Rows
 from tl_transcoders.splice.trace.run import Run
+from tl_transcoders.transcoders import SparseFeatures
 
 
 @final
@@ -26,11 +31,15 @@ class AllHeads:
 @final
 @dataclass(frozen=True, slots=True)
 class ActiveFeatures:
-    """Every feature of these layers that differs between base and source where receivers read; of all layers by default."""
+    """Every feature of these layers that is active in the base run, or where its value comes from, and changes.
+
+    Only positions that receivers read count. Without `layers`, of all of them.
+    """
 
     layers: Sequence[int] | None = None
 
 
+Given = Tensor | SparseFeatures | None
 Family = AllHeads | ActiveFeatures
 
 
@@ -60,25 +69,45 @@ class Batch:
         return Rows(self.example[rows], first), edit, self.node[rows]
 
 
-def batches(
-    family: Family, base: Run, source: Run, positions: Int[Tensor, " pos"], before: float
-) -> Iterator[Batch]:
-    """One batch for every layer of a family that comes `before` the receivers; rows without any change are left out."""
+def places_of(family: Family, base: Run) -> list[Place]:
+    """Where the senders of a family write."""
     match family:
         case AllHeads(layers):
-            for layer in range(base.model.n_layers) if layers is None else layers:
-                if depth(Head(layer, 0), base.model) < before:
-                    yield _heads(layer, base, source, positions)
+            return [("z", i) for i in (range(base.model.n_layers) if layers is None else layers)]
         case ActiveFeatures(layers):
-            for layer in sorted(base.model.coders) if layers is None else layers:
-                if depth(Feature(layer, 0), base.model) < before:
-                    yield _features(layer, base, source, positions)
+            return [
+                ("features", i) for i in (sorted(base.model.coders) if layers is None else layers)
+            ]
         case _:
             assert_never(family)
 
 
-def _heads(layer: int, base: Run, source: Run, positions: Tensor) -> Batch:
-    was, becomes = (run.values["z", layer][:, positions] for run in (base, source))
+def batches(
+    family: Family,
+    base: Run,
+    value: Record,
+    theirs: Values | None,
+    positions: Int[Tensor, " pos"],
+    before: float,
+) -> Iterator[Batch]:
+    """One batch for every layer of a family that comes `before` the receivers; rows without any change are left out.
+
+    `theirs` are the values that a `Patch` or `Mean` takes from elsewhere.
+    """
+    for spot, layer in places_of(family, base):
+        node: Node = Head(layer, 0) if spot == "z" else Feature(layer, 0)
+        check_exists(node, base.spliced)
+        check_record(node, value, base)
+        if depth(node, base.model) < before:
+            given = None if theirs is None else theirs[spot, layer]
+            of_layer = _heads if spot == "z" else _features
+            yield of_layer(layer, base, value, given, positions)
+
+
+def _heads(layer: int, base: Run, value: Record, theirs: Given, positions: Tensor) -> Batch:
+    assert not isinstance(theirs, SparseFeatures)
+    was = base.values["z", layer][:, positions]
+    becomes = new_value(value, was, None if theirs is None else theirs[:, positions])
     example, head = (was != becomes).any(3).any(1).nonzero(as_tuple=True)
     index = example[:, None], torch.arange(len(positions))[None], head[:, None]
     edit = Edit(
@@ -93,27 +122,23 @@ def _heads(layer: int, base: Run, source: Run, positions: Tensor) -> Batch:
     return Batch(layer=layer, nodes=nodes, node=head, example=example, edit=edit)
 
 
-def _features(layer: int, base: Run, source: Run, positions: Tensor) -> Batch:
-    length = base.shape[1]
-    place = torch.full((length,), -1, device=positions.device)
-    place[positions] = torch.arange(len(positions), device=positions.device)
-    keys, values, columns = [], [], []
-    for run in (base, source):
-        features = run.values["features", layer]
-        rows = features.rows()
-        at = place[rows % length]
-        kept = (at >= 0) & (features.values != 0)
-        keys.append((rows // length * features.shape[-1] + features.indices)[kept])
-        values.append(features.values[kept])
-        columns.append(at[kept])
-    pairs, inverse = torch.cat(keys).unique(return_inverse=True)
-    n_base = len(keys[0])
-    was = values[0].new_zeros(len(pairs), len(positions))
-    becomes = was.clone()
-    was[inverse[:n_base], columns[0]] = values[0]
-    becomes[inverse[n_base:], columns[1]] = values[1]
-    changed = (was != becomes).any(1)
+def _features(layer: int, base: Run, value: Record, theirs: Given, positions: Tensor) -> Batch:
     width = base.model.coders[layer].n_features
+    runs = [_active(base.values["features", layer], positions, base.shape)]
+    if theirs is not None:
+        sparse = SparseFeatures.from_dense(theirs) if isinstance(theirs, Tensor) else theirs
+        runs.append(_active(sparse, positions, base.shape))
+    pairs, inverse = torch.cat([key for key, _, _ in runs]).unique(return_inverse=True)
+    was, *other = (
+        values.new_zeros(len(pairs), len(positions)).index_put((row, column), values)
+        for row, (_, column, values) in zip(
+            inverse.split([len(key) for key, _, _ in runs]), runs, strict=True
+        )
+    )
+    becomes = new_value(value, was, other[0] if other else None)
+    if base.excluded is not None:
+        becomes = torch.where(base.excluded[pairs // width][:, positions], was, becomes)
+    changed = (was != becomes).any(1)
     example, index = (pairs // width)[changed], (pairs % width)[changed]
     found, node = index.unique(return_inverse=True)
     edit = Edit(
@@ -126,3 +151,24 @@ def _features(layer: int, base: Run, source: Run, positions: Tensor) -> Batch:
     )
     nodes = tuple(Feature(layer, i) for i in found.tolist())
     return Batch(layer=layer, nodes=nodes, node=node, example=example, edit=edit)
+
+
+def _active(
+    features: SparseFeatures, positions: Tensor, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every active feature: its prompt and index as one number, its place in `positions`, and its value.
+
+    What a single prompt holds is the same for all.
+    """
+    batch, length = shape
+    place = torch.full((length,), -1, device=positions.device)
+    place[positions] = torch.arange(len(positions), device=positions.device)
+    rows = features.rows()
+    at = place[rows % length]
+    kept = (at >= 0) & (features.values != 0)
+    example, index = (rows // length)[kept], features.indices[kept]
+    copies = batch // features.shape[0]
+    if copies > 1:
+        example = torch.arange(batch, device=rows.device).repeat_interleave(len(index))
+    key = example * features.shape[-1] + index.repeat(copies)
+    return key, at[kept].repeat(copies), features.values[kept].repeat(copies)

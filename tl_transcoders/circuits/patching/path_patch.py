@@ -9,20 +9,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
-from tl_transcoders.circuits.nodes import Logits, Node, parse_node
-from tl_transcoders.circuits.patching.check import (
+from tl_transcoders.circuits.checks import (
+    check_distinct,
     check_order,
     check_pair,
     check_receiver,
     check_sender,
     check_spliced,
+    check_whole_mlp,
     normal,
 )
+from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
+from tl_transcoders.circuits.nodes import Logits, Node, parse_node
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.freeze import ErrorPolicy, Freeze, Preset, as_freeze
 from tl_transcoders.circuits.patching.hop import Arrived, Hop
-from tl_transcoders.circuits.patching.send import from_source
+from tl_transcoders.circuits.patching.send import Nodes, Senders, records_of, send
 from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
@@ -30,31 +32,40 @@ from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import Run, as_run
 
 Downstream = Literal["live", "direct"]
-Nodes = Sequence[Node | str]
 Prompts = Run | Int[Tensor, "batch pos"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchResult:
-    """The effect of a patch on every prompt's metric, and the metric of the two runs."""
+    """The effect of a patch on every prompt's metric, and the metric of the two runs; `source` is None without one."""
 
     effect: Float[Tensor, " batch"]
     base: Float[Tensor, " batch"]
-    source: Float[Tensor, " batch"]
+    source: Float[Tensor, " batch"] | None
 
     @property
     def share(self) -> Float[Tensor, " batch"]:
-        """effect / (source − base); infinite or NaN where the runs do not differ."""
+        """effect / (source − base); infinite or NaN where the runs do not differ.
+
+        **Raises:** ConfigError where there was no source run.
+        """
+        if self.source is None:
+            raise ConfigError(
+                "PatchResult.share",
+                got="a patch without a source run",
+                expected="two runs whose difference is the whole effect",
+                do="Give source prompts, or read effect.",
+            )
         return self.effect / (self.source - self.base)
 
 
 def path_patch(
     spliced: Spliced,
     base: Prompts,
-    source: Prompts,
+    source: Prompts | None = None,
     *,
-    senders: Nodes,
+    senders: Senders,
     receivers: Nodes,
     metric: Metric,
     via: Sequence[Nodes] = (),
@@ -65,13 +76,15 @@ def path_patch(
 
         effect = m(base with receivers as if senders were ← source) − m(base)
 
-    Senders take their values in the source run; each receiver answers to the residual stream that follows
+    Senders take their values in the source run, or those of their records; each receiver answers to the residual stream that follows
     when everything between is frozen; then receivers keep their answers and all after them runs.
 
     **Arguments:**
 
-    - `base`, `source`: tokens `[batch pos]` of equal length, or `Run`s of this splice.
-    - `senders`: heads, features, errors, whole MLPs, `embed`, as nodes or text (`"a4.h2"`, `"f3.7@5"`).
+    - `base`, `source`: tokens `[batch pos]` of equal length, or `Run`s of this splice. Without a source, every
+      sender needs a record.
+    - `senders`: heads, features, errors, whole MLPs, `embed`, as nodes or text (`"a4.h2"`, `"f3.7@5"`); or what is
+      done to each, `{"a4.h2": tlt.Ablate(), "f3.7": tlt.Mean(tokens)}`.
     - `receivers`: `"a5.h1<q>"`, `"a5.kv0<k>"`, features, errors, MLPs, `"logits"`.
     - `metric`: a ready metric, or a function of logits `[batch pos vocab]` that returns `[batch]`.
     - `via`: groups of nodes in between, in order: each receives from the group before it and sends to the next.
@@ -94,44 +107,62 @@ def path_patch(
     """
     check_spliced(spliced)
     base_run, source_run = runs_of(spliced, base, source)
-    groups = normal_groups([senders, *via, receivers], base_run)
+    groups = normal_groups([list(senders), *via, receivers], base_run)
+    records = dict(zip(groups[0], records_of(senders, source_run), strict=True))
     measured = as_metric(metric, base_run.shape[0])
     hop = hop_of(base_run, source_run, as_freeze(freeze))
     with torch.no_grad(), quiet(spliced.host):
-        edits = [from_source(node, base_run, source_run, hop.rows) for node in groups[0]]
+        edits = send(records, base_run, source_run)
         patched = follow(hop, edits, groups[1:], measured, downstream)
         return PatchResult(
             effect=patched - unpatched(hop, measured, downstream),
             base=read_metric(base_run, measured, base_run.resid_final, hop.rows),
-            source=read_metric(source_run, measured, source_run.resid_final, hop.rows),
+            source=metric_of(source_run, measured),
         )
 
 
-def runs_of(spliced: Spliced, base: Prompts, source: Prompts) -> tuple[Run, Run]:
-    """The two runs of a pair; raises ShapeError where their prompts differ in length."""
-    tokens = [run.tokens if isinstance(run, Run) else run for run in (base, source)]
-    check_pair(spliced, *tokens)
-    return as_run(spliced, base), as_run(spliced, source)
+def runs_of(spliced: Spliced, base: Prompts, source: Prompts | None) -> tuple[Run, Run | None]:
+    """The runs of a pair, or of base alone; raises ShapeError where their prompts differ in length."""
+    given = source.tokens if isinstance(source, Run) else source
+    check_pair(spliced, base.tokens if isinstance(base, Run) else base, given)
+    return as_run(spliced, base), None if source is None else as_run(spliced, source)
+
+
+def metric_of(run: Run | None, metric: AbstractMetric) -> Float[Tensor, " batch"] | None:
+    """The metric of a run, where there is one."""
+    return None if run is None else read_metric(run, metric, run.resid_final, run.all_rows)
 
 
 def normal_groups(groups: Iterable[Nodes], run: Run) -> list[list[Node]]:
     """Groups of nodes as records with positions counted from the start, checked to follow one another."""
-    found = [
-        [normal(parse_node(n) if isinstance(n, str) else n, run) for n in group] for group in groups
-    ]
-    for group in found:
-        _check_some(group, "senders and receivers")
+    found = [normal_group(group, run) for group in groups]
     for node in found[0]:
         check_sender(node)
     for sending, receiving in pairwise(found):
         for node in receiving:
             check_receiver(node)
-        check_order(sending, receiving, run)
+        check_order(sending, receiving, run.model)
     return found
 
 
+def normal_group(nodes: Nodes, run: Run) -> list[Node]:
+    """Nodes as records with positions counted from the start; raises ConfigError for none, or one the run does not have."""
+    if not nodes:
+        raise ConfigError(
+            "senders and receivers", got="no nodes", expected="at least one", do="Name the nodes."
+        )
+    group = [
+        normal(parse_node(node) if isinstance(node, str) else node, run.spliced, run.shape[1])
+        for node in nodes
+    ]
+    check_distinct(group)
+    for node in group:
+        check_whole_mlp(node, run.spliced)
+    return group
+
+
 def hop_of(base: Run, source: Run | None, freeze: Freeze) -> Hop:
-    """The steps of a patch over whole prompts; raises ConfigError for live errors that the splice does not keep."""
+    """The steps of a patch over whole prompts; raises ConfigError for errors that nothing keeps."""
     keeps = any(swap.policy != "drop" for swap in base.model.coders.values())
     if freeze.errors == "live" and not keeps:
         raise ConfigError(
@@ -139,6 +170,13 @@ def hop_of(base: Run, source: Run | None, freeze: Freeze) -> Hop:
             got='"live" in a splice with error="drop"',
             expected="a splice that runs the original MLPs",
             do='Splice with error="keep".',
+        )
+    if freeze.errors == "source" and source is None:
+        raise ConfigError(
+            "Freeze.errors",
+            got='"source" without a source run',
+            expected="source prompts",
+            do='Give source=, or choose "freeze", "live" or "zero".',
         )
     errors: ErrorPolicy = freeze.errors or ("freeze" if freeze.mlps or not keeps else "live")
     return Hop(run=base, rows=base.all_rows, freeze=freeze, errors=errors, source=source)
@@ -188,8 +226,3 @@ def _beyond(hop: Hop, edits: list[Edit], downstream: Downstream) -> Tensor:
         expected='"live" or "direct"',
         do="Choose what happens after the receivers.",
     )
-
-
-def _check_some(nodes: Sequence[Node], name: str) -> None:
-    if not nodes:
-        raise ConfigError(name, got="no nodes", expected="at least one", do="Name the nodes.")

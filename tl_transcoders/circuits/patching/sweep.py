@@ -8,22 +8,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_transcoders.circuits.checks import check_receiver, check_spliced, depth
+from tl_transcoders.circuits.edits import Edit, Mean, Patch
 from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
-from tl_transcoders.circuits.nodes import Head, Logits, Node, parse_node
-from tl_transcoders.circuits.patching.check import check_receiver, check_spliced, depth, normal
-from tl_transcoders.circuits.patching.families import Batch, Family, batches
+from tl_transcoders.circuits.nodes import Head, Logits, Node
+from tl_transcoders.circuits.patching.families import Batch, Family, batches, places_of
 from tl_transcoders.circuits.patching.freeze import Freeze, Preset, as_freeze
 from tl_transcoders.circuits.patching.hop import Hop
 from tl_transcoders.circuits.patching.path_patch import (
     Downstream,
-    Nodes,
     Prompts,
     follow,
     hop_of,
+    metric_of,
+    normal_group,
     runs_of,
     unpatched,
 )
+from tl_transcoders.circuits.patching.send import Nodes, donated, from_source
 from tl_transcoders.circuits.read_metric import read_metric
+from tl_transcoders.circuits.values import Values
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
@@ -38,13 +42,14 @@ BUDGET: Final = 64_000_000
 class SweepResult:
     """The effect of every sender of some families, one at a time, on every prompt's metric.
 
-    `effects[node, batch]` are those of `nodes`, in order; a sender that does not differ between the runs has 0.
+    `effects[node, batch]` are those of `nodes`, in order; a sender that does not change has 0. `source` is None
+    without a source run.
     """
 
     nodes: tuple[Node, ...]
     effects: Float[Tensor, "node batch"]
     base: Float[Tensor, " batch"]
-    source: Float[Tensor, " batch"]
+    source: Float[Tensor, " batch"] | None
 
     @property
     def heads(self) -> Float[Tensor, "layer head batch"]:
@@ -71,9 +76,10 @@ class SweepResult:
 def sweep(
     spliced: Spliced,
     base: Prompts,
-    source: Prompts,
+    source: Prompts | None = None,
     *,
     senders: Sequence[Family],
+    value: Edit | None = None,
     receivers: Nodes,
     metric: Metric,
     freeze: Preset | Freeze = "edge",
@@ -81,9 +87,13 @@ def sweep(
 ) -> SweepResult:
     """What each sender of some families does to a metric through the receivers: `path_patch` for all of them.
 
-    Rows for senders that differ between the runs are stacked, and only positions that receivers reach are computed.
+    Rows for senders that change are stacked, and only positions that receivers reach are computed.
 
-    **Arguments:** as `path_patch`, with `senders` such as `[AllHeads(), ActiveFeatures(layers=[3, 4])]`.
+    **Arguments:** as `path_patch`, with
+
+    - `senders`: families such as `[AllHeads(), ActiveFeatures(layers=[3, 4])]`.
+    - `value`: what is done to each sender in turn, `tlt.Ablate()` for instance; by default they take their values
+      from the source run.
 
     **Raises:** as `path_patch`.
 
@@ -97,12 +107,12 @@ def sweep(
     """
     check_spliced(spliced)
     base_run, source_run = runs_of(spliced, base, source)
-    group = [normal(parse_node(n) if isinstance(n, str) else n, base_run) for n in receivers]
-    if not group:
-        raise ConfigError("receivers", got="no nodes", expected="at least one", do="Name them.")
+    group = normal_group(receivers, base_run)
     for node in group:
         check_receiver(node)
     measured = as_metric(metric, base_run.shape[0])
+    given = from_source(source_run) if value is None else value
+    _check_value(given)
     hop = hop_of(base_run, source_run, as_freeze(freeze))
     with torch.no_grad(), quiet(spliced.host):
         base_value = unpatched(hop, measured, downstream)
@@ -110,16 +120,37 @@ def sweep(
         nodes: list[Node] = []
         effects: list[Tensor] = []
         before = max(depth(node, base_run.model) for node in group)
+        values = _values(given, base_run, source_run, senders)
         for family in senders:
-            for batch in batches(family, base_run, source_run, positions, before):
+            for batch in batches(family, base_run, given, values, positions, before):
                 nodes += batch.nodes
                 effects.append(_effects(hop, batch, group, measured, downstream, base_value))
         return SweepResult(
             nodes=tuple(nodes),
             effects=torch.cat(effects) if effects else base_value.new_zeros(0, len(base_value)),
             base=read_metric(base_run, measured, base_run.resid_final, hop.rows),
-            source=read_metric(source_run, measured, source_run.resid_final, hop.rows),
+            source=metric_of(source_run, measured),
         )
+
+
+def _check_value(value: Edit) -> None:
+    if getattr(value, "at", None) is None:
+        return
+    raise ConfigError(
+        "sweep",
+        got=f"a value with at={value.at}",
+        expected="one for all positions",
+        do="Use path_patch for single positions.",
+    )
+
+
+def _values(
+    value: Edit, base: Run, source: Run | None, families: Sequence[Family]
+) -> Values | None:
+    if not isinstance(value, Patch | Mean):
+        return None
+    places = [place for family in families for place in places_of(family, base)]
+    return donated(value, base, source, places)
 
 
 def _effects(

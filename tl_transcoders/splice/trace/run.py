@@ -21,7 +21,6 @@ from tl_transcoders.splice.trace.forward import (
     Visit,
 )
 from tl_transcoders.splice.trace.swap import Swap, sparse
-from tl_transcoders.transcoders import SparseFeatures
 
 TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-3}
 KEPT: Final[frozenset[Spot]] = frozenset(
@@ -62,10 +61,7 @@ class Run:
 
     def column(self, layer: int, index: int) -> Float[Tensor, "batch pos"]:
         """The activations of one feature."""
-        features: SparseFeatures = self.values["features", layer]
-        found = features.indices == index
-        flat = features.values.new_zeros(self.tokens.numel())
-        return flat.index_put((features.rows()[found],), features.values[found]).view(self.shape)
+        return self.values["features", layer].column(index)
 
     @property
     def errors(self) -> dict[tuple[Spot, int], Tensor]:
