@@ -25,4 +25,6 @@ from tl_transcoders.hosts.tap import Silence as Silence
 from tl_transcoders.hosts.tap import Tap as Tap
 from tl_transcoders.hosts.tap import is_hooked as is_hooked
 from tl_transcoders.hosts.tap import tensor_version as tensor_version
+from tl_transcoders.hosts.tokens import check_ids as check_ids
+from tl_transcoders.hosts.tokens import check_length as check_length
 from tl_transcoders.hosts.tokens import check_tokens as check_tokens

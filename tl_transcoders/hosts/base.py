@@ -51,6 +51,11 @@ class AbstractHost(ABC):
         return self.model.cfg.d_vocab
 
     @property
+    def n_ctx(self) -> int:
+        """How many positions the model is made for."""
+        return self.model.cfg.n_ctx
+
+    @property
     def model_name(self) -> str | None:
         """The name the model was loaded under; of a folder its own name only, because its path says where, not what."""
         name: str | None = getattr(self.model.cfg, "model_name", None)

@@ -10,7 +10,25 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_tokens(host: AbstractHost, tokens: object, where: str) -> None:
-    """Raise ConfigError unless `tokens` are ids of the model's vocabulary, `[batch pos]`."""
+    """Raise ConfigError unless `tokens` are ids of the model's vocabulary, `[batch pos]`, within its context."""
+    check_ids(host, tokens, where)
+    assert isinstance(tokens, Tensor)
+    check_length(host, tokens.shape[1], where)
+
+
+def check_length(host: AbstractHost, positions: int, where: str) -> None:
+    """Raise ConfigError for prompts longer than the model's context."""
+    if positions > host.n_ctx:
+        raise ConfigError(
+            where,
+            got=f"prompts of {positions} positions",
+            expected=f"at most {host.n_ctx}, the model's context",
+            do="Cut them, tokens[:, :n], or choose a model with a longer context.",
+        )
+
+
+def check_ids(host: AbstractHost, tokens: object, where: str) -> None:
+    """Raise ConfigError unless `tokens` are ids of the model's vocabulary, `[batch pos]`, of any length."""
     got = _wrong(tokens, host.d_vocab)
     if got is not None:
         raise ConfigError(

@@ -56,7 +56,7 @@ def sample_tokens(host: AbstractHost) -> Int[Tensor, "batch pos"]:
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is not None and (ids == unknown).float().mean() > 0.5:
         ids = _random_ids(tokenizer, len(ids))
-    length = min(LENGTH, len(ids))
+    length = min(LENGTH, host.n_ctx, len(ids))
     rows = ids[: len(ids) // length * length].view(-1, length)[:MAX_PROMPTS]
     bos = getattr(tokenizer, "bos_token_id", None)
     return rows if bos is None else torch.cat([torch.full((len(rows), 1), bos), rows[:, :-1]], 1)

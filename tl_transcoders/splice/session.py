@@ -234,6 +234,8 @@ def splice(
     if base is not None:
         check_base(error)
         check_tokens(host, base, "base")
+    if not isinstance(check, bool):
+        check_tokens(host, check, "check")
     excluded = exclude_to_tensor(exclude, host.tokenizer, host.d_vocab)
     places = check_fits(host, transcoders)
     fitted = fit(transcoders, host, norms)

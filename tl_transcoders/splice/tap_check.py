@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import ShapeError
-from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, resolve_host
+from tl_transcoders.hosts import AbstractHost, Silence, all_hook_points, check_tokens, resolve_host
 from tl_transcoders.splice.checks import Swappable, as_set, check_fits, refuse_taken
 from tl_transcoders.splice.layer_weights import Unit, layers_of, units_of, weights_of
 from tl_transcoders.splice.norms import Norms
@@ -54,6 +54,7 @@ def check(
     """
     host = resolve_host(model)
     transcoders = as_set(transcoders)
+    check_tokens(host, tokens, "check")
     if tokens.shape[1] <= skip or tokens.shape[0] * (tokens.shape[1] - skip) < 2:
         raise ShapeError(
             "check",

@@ -55,7 +55,7 @@ def checked_config(
     check_original(
         host.model, [(layer, site) for layer in layers for site in (config.read, config.write)]
     )
-    check_given(host, tokens)
+    check_given(host, tokens, config)
     return replace(config, n_tokens=checked_length(tokens, config))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_transcoders._types import Site
 from tl_transcoders.errors import ConfigError
-from tl_transcoders.hosts import AbstractHost, check_tokens
+from tl_transcoders.hosts import AbstractHost, check_ids, check_length
 from tl_transcoders.training.config import TrainConfig
 
 Tokens = Tensor | Iterable[Tensor]
@@ -37,13 +37,13 @@ class Batch:
     following: Position
 
 
-def check_given(host: AbstractHost, tokens: Tokens) -> None:
+def check_given(host: AbstractHost, tokens: Tokens, config: TrainConfig) -> None:
     """Raise ConfigError unless these are tokens, or an iterable whose own are checked when it comes to them."""
     if isinstance(tokens, list | tuple):
         for given in tokens:
-            check_tokens(host, given, "tokens")
+            _check(host, given, config)
     elif isinstance(tokens, str | Tensor) or not isinstance(tokens, Iterable):
-        check_tokens(host, tokens, "tokens")
+        _check(host, tokens, config)
 
 
 def count_tokens(tokens: Tensor, config: TrainConfig) -> int:
@@ -67,7 +67,7 @@ def batches(
     """
     row = 0
     pieces: list[_Piece] = []
-    for rows in _cut(_checked(host, tokens), config):
+    for rows in _cut(_checked(host, tokens, config), config):
         if row >= start.row:
             pieces.append(_Piece(row, rows, _kept(rows, config)))
         row += len(rows)
@@ -102,10 +102,16 @@ def _cut(tokens: Tokens, config: TrainConfig) -> Iterator[Int[Tensor, "batch pos
         yield from rows.split(max(1, config.batch_size // context))
 
 
-def _checked(host: AbstractHost, tokens: Tokens) -> Iterator[Tensor]:
+def _checked(host: AbstractHost, tokens: Tokens, config: TrainConfig) -> Iterator[Tensor]:
     for given in [tokens] if isinstance(tokens, Tensor) else tokens:
-        check_tokens(host, given, "tokens")
+        _check(host, given, config)
         yield given
+
+
+def _check(host: AbstractHost, tokens: object, config: TrainConfig) -> None:
+    check_ids(host, tokens, "tokens")
+    assert isinstance(tokens, Tensor)
+    check_length(host, config.context or tokens.shape[1], "tokens")
 
 
 def _check_context(tokens: Tensor, config: TrainConfig) -> None:

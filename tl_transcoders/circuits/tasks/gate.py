@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_transcoders.circuits.metrics import AbstractMetric
 from tl_transcoders.circuits.tasks.task import Task
 from tl_transcoders.errors import ConfigError
-from tl_transcoders.hosts import resolve_host
+from tl_transcoders.hosts import check_tokens, resolve_host
 from tl_transcoders.splice import Spliced
 
 LEAST_ACCURACY: Final = 0.9
@@ -93,6 +93,7 @@ def measure(
 ) -> Float[Tensor, " batch"]:
     """The metric of every prompt, `batch_size` prompts at a time, without gradient."""
     host = model.host if isinstance(model, Spliced) else resolve_host(model)
+    check_tokens(host, tokens, "gate")
     values = []
     for rows in torch.arange(len(tokens), device=host.device).split(batch_size):
         logits = host.logits(tokens.to(host.device)[rows])
