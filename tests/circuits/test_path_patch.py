@@ -1,6 +1,8 @@
 """Path patching: against models whose edges are known, its slow twin, and its own laws."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -180,6 +182,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("no transcoder", {"senders": ["f1.3"]}, r"f1.3: got layer 1, which no transcoder holds; expected one of layers \[0, 2\]"),
     ("feature", {"senders": ["f0.99"]}, r"f0.99: got feature 99; expected a feature from 0 to 36"),
     ("head", {"senders": ["a0.h7"]}, r"a0.h7: got head 7; expected a head from 0 to 1"),
+    ("group", {"receivers": ["a1.kv9<k>"]}, r"a1.kv9<k>: got key-value head 9; expected a key-value head from 0 to 1"),
+    ("layer", {"senders": ["a8.h0"]}, r"a8.h0: got layer 8; expected a layer from 0 to 2"),
+    ("sender after all", {"senders": ["a0.h1", "a2.h0"], "receivers": ["a1.h0<k>"]}, r"a2.h0: got a sender that no receiver comes after"),
+    ("receiver that writes", {"receivers": ["embed"]}, r"embed: got a receiver that only writes"),
+    ("twice", {"senders": ["a0.h1", "a0.h1"]}, r"a0.h1: got a node beside a0.h1; expected every node once"),
     ("reader of a feature", {"receivers": ["f2.3<q>"]}, r"node: got 'f2.3<q>'"),
     ("position", {"senders": ["a0.h1@7"]}, r"a0.h1@7: got position 7 of prompts of 7 positions"),
     ("sender that reads", {"senders": ["a0.h1<q>"]}, r"a0.h1<q>: got a sender that only reads"),
@@ -191,6 +198,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+@contextmanager
+def users_hooks(model: Any) -> Iterator[list[str]]:
+    """The names of those of the user's hooks that fired, a permanent one among them."""
+    fired: list[str] = []
+    model.add_hook("blocks.0.hook_attn_out", lambda value, hook: fired.append("passing"))
+    model.add_hook(
+        "blocks.1.hook_resid_pre", lambda value, hook: fired.append("permanent"), is_permanent=True
+    )
+    try:
+        yield fired
+    finally:
+        model.reset_hooks(including_permanent=True)
+
+
+def assert_there(model: Any, fired: list[str]) -> None:
+    fired.clear()
+    with torch.no_grad():
+        model(BASE)
+    assert fired == ["passing", "permanent"]
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED]
@@ -199,21 +227,30 @@ def test_bad_input_is_told(change: dict[str, Any], message: str) -> None:
     model = RAW[0].build()
     asked: dict[str, Any] = {"senders": ["a0.h1"], "receivers": ["f2.3"], "metric": last, **change}
     source = asked.pop("source", SOURCE)
-    fired: list[str] = []
-    model.add_hook("blocks.0.hook_attn_out", lambda value, hook: fired.append(hook.name))
-    try:
-        kind = Kind("two-layers", TopK(5), layers=(0, 2))
-        with (
-            splice(model, kind.build(model)) as spliced,
-            pytest.raises(tlt.errors.TLTranscodersError, match=message),
-        ):
+    kind = Kind("two-layers", TopK(5), layers=(0, 2))
+    with users_hooks(model) as fired, splice(model, kind.build(model)) as spliced:
+        with pytest.raises(tlt.errors.TLTranscodersError, match=message) as caught:
             tlt.path_patch(spliced, BASE, source, **asked)
-        fired.clear()
-        with torch.no_grad():
-            model(BASE)
-        assert fired  # the user's hook is still there
-    finally:
-        model.reset_hooks()
+        told = caught.value
+        assert all((told.where, told.got, told.expected, told.do))
+        assert_there(model, fired)
+
+
+@every_raw_host
+def test_the_users_hooks_sleep_and_survive(host: Host) -> None:
+    model = host.fresh()
+    asked: dict[str, Any] = {"senders": ["a0.h1"], "receivers": ["a2.h1<k>"]}
+
+    def stopped(logits: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    with users_hooks(model) as fired, splice(model, SKIP.build(model)) as spliced:
+        tlt.path_patch(spliced, BASE, SOURCE, metric=last, **asked)
+        assert fired == []
+        assert_there(model, fired)
+        with pytest.raises(KeyboardInterrupt):
+            tlt.path_patch(spliced, BASE, SOURCE, metric=stopped, **asked)
+        assert_there(model, fired)
 
 
 @pytest.mark.usefixtures("unchecked")
