@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, final
 
 import torch
@@ -73,12 +74,24 @@ class Differentiator:
         """At the base run, with no gradient passing through what one block writes, block by block."""
         made = _Pass(self, Move(), DIFFERENTIATED)
         for layer in range(self.run.model.n_layers):
-            made.dropped = layer
+            made.dropped.layer = layer
             yield made.point(made.gradients(again=True))
 
     def measure(self, move: Move) -> Float[Tensor, " batch"]:
         """The metric at a point."""
         return _Pass(self, move, frozenset()).metric.detach()
+
+
+@final
+@dataclass(slots=True)
+class _Dropped:
+    """The block through which no gradient passes."""
+
+    layer: int = -1
+
+
+def _unless_dropped(dropped: _Dropped, layer: int, gradient: Tensor) -> Tensor:
+    return torch.zeros_like(gradient) if dropped.layer == layer else gradient
 
 
 @final
@@ -91,7 +104,7 @@ class _Pass:
             model = replace(model, anatomy=model.anatomy.with_constant_scales())
         run = replace(of.run, model=model)
         self.model, self.move, self.rules = model, move, of.rules
-        self.differentiated, self.dropped = differentiated, -1
+        self.differentiated, self.dropped = differentiated, _Dropped()
         self.values: dict[Place, Any] = {}
         self.ways: dict[Place, Tensor] = {}
         with torch.enable_grad():
@@ -137,7 +150,8 @@ class _Pass:
         if spot in ("mlp_in", "attn_out", "mlp_out"):
             value = value.clone()
         if spot in ("attn_out", "mlp_out") and value.requires_grad:
-            value.register_hook(lambda g: torch.zeros_like(g) if self.dropped == layer else g)
+            # The hook must not hold this pass, which holds the graph that holds the hook: nobody would free them.
+            value.register_hook(partial(_unless_dropped, self.dropped, layer))
         if spot in KEPT:
             self.values[spot, layer] = sparse(value) if spot == "features" else value
         if spot in self.differentiated:
