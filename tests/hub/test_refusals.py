@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.hub.hostile.watch import refused
 from tests.hub.samples import cross_layer, transcoder, transcoder_set
 from tl_transcoders.errors import ConfigError, HubError, TranscoderFormatError
 from tl_transcoders.hub import load, save
@@ -177,9 +178,25 @@ def test_a_missing_file(folder: Path) -> None:
     assert refusal(folder).got == "no such file"
 
 
-def test_an_index_over_five_megabytes(folder: Path) -> None:
-    (folder / "transcoders.json").write_bytes(b" " * 5_000_001)
-    assert refusal(folder).got == "5,000,001 bytes"
+def test_an_index_over_a_megabyte(folder: Path) -> None:
+    (folder / "transcoders.json").write_bytes(b" " * 1_000_001)
+    assert refusal(folder).got == "1,000,001 bytes"
+
+
+@pytest.mark.parametrize("item", ["[],", "{},", "1.,", '"",'])
+def test_an_index_of_many_small_things(folder: Path, item: str) -> None:
+    load(folder)
+    (folder / "transcoders.json").write_text('{"a": [' + item * 330_000 + "0]}")
+    refused(folder)
+
+
+def test_a_name_with_control_characters_is_shown_escaped(folder: Path) -> None:
+    index = json.loads((folder / "transcoders.json").read_text())
+    index["layers"][0]["file"] = "\x1b[2J\ud800\u202e.safetensors"
+    (folder / "transcoders.json").write_text(json.dumps(index))
+    message = str(refusal(folder))
+    assert "\\x1b[2J\\ud800\\u202e.safetensors" in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,10 @@ def test_a_config_that_is_none(tmp_path: Path, text: str) -> None:
         (lambda w: w.update(threshold=torch.ones(2)), "shape (2,)"),
         (lambda w: w.update(extra=torch.ones(2)), "unknown keys ['extra']"),
         (lambda w: w.update(extra="x"), "other values"),
-        (lambda w: w.update(b_dec=w["b_dec"].double()), "weights of 2 dtypes"),
+        (
+            lambda w: w.update(b_dec=w["b_dec"].double()),
+            "weights of torch.float32 and torch.float64",
+        ),
         (lambda w: w.update({"decoder.weight": w["decoder.weight"].T}), "shape (11, 5)"),
         (lambda w: w["b_dec"].fill_(torch.inf), "infinite"),
     ],
