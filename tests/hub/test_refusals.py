@@ -297,7 +297,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["gpt2", "a/b/c", "./missing", "/missing", "~/missing", "org/re po", "", "org/", "a--b/c"],
+    ["gpt3", "a/b/c", "./missing", "/missing", "~/missing", "org/re po", "", "org/", "a--b/c"],
 )
 def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
     with pytest.raises(HubError) as caught:
@@ -307,6 +307,16 @@ def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
         'expected a folder, "org/repo" with an optional "@revision", or a name from '
         "tl_transcoders.releases(). Check the path or the spelling."
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [("gpt2", "'gpt2-dunefsky' or "), ("gpt2-dunefski", "'gpt2-dunefsky'?")],
+)
+def test_a_name_that_is_nearly_right(source: str, meant: str) -> None:
+    with pytest.raises(HubError) as caught:
+        load(source)
+    assert caught.value.do.startswith(f"Did you mean {meant}")
 
 
 def test_a_path_the_system_refuses() -> None:

@@ -145,6 +145,8 @@ def test_several_sets_and_no_choice(sweep: Path) -> None:
     assert "resid_post_layer_1/trainer_1" in caught.value.expected
     with pytest.raises(ConfigError, match="Choose folders by name"):
         load(sweep, kind="*/trainer_9")
+    with pytest.raises(ConfigError, match=r"got layers=\[9\]; expected .*'resid_post_layer_1"):
+        load(sweep, layers=[9])
     with pytest.raises(ConfigError, match="layers they serve"):
         load(sweep, layers=[2])
     with pytest.raises(ConfigError, match="expected one of width=11 with l0=2; width=11 with l0=3"):
