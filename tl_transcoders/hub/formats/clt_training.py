@@ -21,7 +21,7 @@ from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 CONFIG, WEIGHTS, RUN = "cfg.json", "sae.safetensors", "config.json"
 
-_FOLDER = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.([0-9]{1,4})\.mlp/")
+_FOLDER = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.([0-9]{1,3})\.mlp/")
 
 
 def recognises(files: Set[str]) -> bool:
