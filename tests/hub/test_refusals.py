@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.hub.hostile.watch import refused
 from tests.hub.samples import cross_layer, transcoder, transcoder_set
-from tl_transcoders.errors import ConfigError, HubError, TranscoderFormatError
+from tl_transcoders.errors import MAX_PART, ConfigError, HubError, TranscoderFormatError
 from tl_transcoders.hub import load, save
 from tl_transcoders.transcoders import JumpReLU
 
@@ -307,6 +307,14 @@ def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
         'expected a folder, "org/repo" with an optional "@revision", or a name from '
         "tl_transcoders.releases(). Check the path or the spelling."
     )
+
+
+def test_a_long_value_is_cut(folder: Path) -> None:
+    index = json.loads((folder / "transcoders.json").read_text())
+    (folder / "transcoders.json").write_text(json.dumps({**index, "kind": "x" * 900_000}))
+    error = refusal(folder)
+    assert len(error.got) > 900_000
+    assert len(str(error)) < 2 * MAX_PART
 
 
 @pytest.mark.parametrize(
