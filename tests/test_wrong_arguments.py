@@ -10,6 +10,7 @@ import pytest
 PREAMBLE = """
 import copy, json, sys, torch
 import tl_transcoders as tlt
+from tl_transcoders import hub
 from tl_transcoders.errors import TLTranscodersError
 from tests.cases import HOSTS, Kind, tokens
 from tests.training.models import config
@@ -91,6 +92,11 @@ CASES = {
     "tlt.train_cross_layer(model, config={}, tokens=ids)": "ConfigError config: got dict; expected a TrainConfig",
     # files
     "tlt.save({1: transcoders[1]}, 'nowhere')": "ConfigError transcoders: got dict; expected a Transcoder, TranscoderSet or CrossLayerTranscoder",
+    # objects of peers
+    "hub.from_sae_lens(3)": "ConfigError object of a peer: got int; expected a module with a cfg and a state_dict",
+    "hub.from_sae_lens(torch.nn.Linear(2, 2))": "ConfigError object of a peer: got Linear",
+    "hub.from_sparsify(transcoders[1], 'layers.1.mlp')": "ConfigError object of a peer: got Transcoder",
+    "hub.to_sae_lens(transcoders)": "ConfigError to_sae_lens: got TranscoderSet; expected a single Transcoder",
     # what is left of wrong arguments
     "tlt.TranscoderConfig(layer=1, d_in=2, d_out=2, n_features=3, skip='no')": "ConfigError transcoder of layer 1: got skip='no'; expected True or False",
     "tlt.TranscoderConfig(layer=1, d_in=2, d_out=2, n_features=3, folded=None)": "ConfigError transcoder of layer 1: got folded=None",

@@ -32,6 +32,7 @@ SAE_SITES: tuple[Site, ...] = (
     "resid_post",
     "attn_out",
     "mlp_out",
+    "mlp_out_raw",
     "z",
 )
 

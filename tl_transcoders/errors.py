@@ -1,14 +1,20 @@
 """Errors that say where, what was got, what was expected, and what to do."""
 
+MAX_PART = 4_000
+"""Characters of each part of a message: names in untrusted files may be long."""
+
 
 class TLTranscodersError(Exception):
     """Base of every error this package raises on purpose.
+
+    The message shows control characters as escapes, because a terminal would obey them.
 
     **Arguments:** `where` names the place; `got`, `expected` and `do` complete the sentence.
     """
 
     def __init__(self, where: str, *, got: str, expected: str, do: str) -> None:
-        super().__init__(f"{where}: got {got}; expected {expected}. {do}")
+        where_, got_, expected_, do_ = map(_shown, (where, got, expected, do))
+        super().__init__(f"{where_}: got {got_}; expected {expected_}. {do_}")
         self.where, self.got, self.expected, self.do = where, got, expected, do
 
     def __str__(self) -> str:
@@ -17,6 +23,12 @@ class TLTranscodersError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         fields = {"got": self.got, "expected": self.expected, "do": self.do}
         return _rebuild, (type(self), self.where, fields), self.__dict__
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= MAX_PART else f"{text[:MAX_PART]}…"
+    escaped = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in cut)
+    return cut if cut.isprintable() else "".join(escaped)
 
 
 def _rebuild(

@@ -1,17 +1,21 @@
 """Publishing through the real client, and the model card."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cases import Host, Kind, tokens
 from tests.hub.client import Client
 from tests.hub.repositories import Hub
 from tests.hub.samples import assert_same, cross_layer, transcoder, transcoder_set
+from tl_transcoders._types import SAE_SITES, Site
 from tl_transcoders.errors import HubError
 from tl_transcoders.hub import load, push_to_hub
 from tl_transcoders.hub.card import model_card
+from tl_transcoders.splice import splice
 from tl_transcoders.transcoders import Origin, TopK, TranscoderSet
 
 
@@ -126,6 +130,18 @@ def test_the_card_of_a_cross_layer_transcoder() -> None:
         "| 2 |",
         "| 5 |",
     ]
+
+
+@pytest.mark.parametrize("site", SAE_SITES)
+def test_the_card_of_saes_names_a_hook_of_their_splice(site: Site) -> None:
+    model = Host("llama-gqa", "bridge", processed=False).build()
+    saes = Kind("sae", read=site, write=site).build(model)
+    card = model_card(saes, "org/saes")
+    assert "\nSAEs of an unnamed model, saved" in card
+    (name,) = re.findall(r'cache\["(.*)"\]', card)
+    with splice(model, saes):
+        _, cache = model.run_with_cache(tokens())
+    assert cache[name].shape[-1] == saes[1].cfg.n_features
 
 
 @pytest.mark.parametrize(

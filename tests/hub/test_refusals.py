@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.hub.hostile.watch import refused
 from tests.hub.samples import cross_layer, transcoder, transcoder_set
-from tl_transcoders.errors import ConfigError, HubError, TranscoderFormatError
+from tl_transcoders.errors import MAX_PART, ConfigError, HubError, TranscoderFormatError
 from tl_transcoders.hub import load, save
 from tl_transcoders.transcoders import JumpReLU
 
@@ -177,9 +178,25 @@ def test_a_missing_file(folder: Path) -> None:
     assert refusal(folder).got == "no such file"
 
 
-def test_an_index_over_five_megabytes(folder: Path) -> None:
-    (folder / "transcoders.json").write_bytes(b" " * 5_000_001)
-    assert refusal(folder).got == "5,000,001 bytes"
+def test_an_index_over_a_megabyte(folder: Path) -> None:
+    (folder / "transcoders.json").write_bytes(b" " * 1_000_001)
+    assert refusal(folder).got == "1,000,001 bytes"
+
+
+@pytest.mark.parametrize("item", ["[],", "{},", "1.,", '"",'])
+def test_an_index_of_many_small_things(folder: Path, item: str) -> None:
+    load(folder)
+    (folder / "transcoders.json").write_text('{"a": [' + item * 330_000 + "0]}")
+    refused(folder)
+
+
+def test_a_name_with_control_characters_is_shown_escaped(folder: Path) -> None:
+    index = json.loads((folder / "transcoders.json").read_text())
+    index["layers"][0]["file"] = "\x1b[2J\ud800\u202e.safetensors"
+    (folder / "transcoders.json").write_text(json.dumps(index))
+    message = str(refusal(folder))
+    assert "\\x1b[2J\\ud800\\u202e.safetensors" in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +297,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["gpt2", "a/b/c", "./missing", "/missing", "~/missing", "org/re po", "", "org/", "a--b/c"],
+    ["gpt3", "a/b/c", "./missing", "/missing", "~/missing", "org/re po", "", "org/", "a--b/c"],
 )
 def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
     with pytest.raises(HubError) as caught:
@@ -290,6 +307,24 @@ def test_a_place_that_is_neither_folder_nor_repository(source: str) -> None:
         'expected a folder, "org/repo" with an optional "@revision", or a name from '
         "tl_transcoders.releases(). Check the path or the spelling."
     )
+
+
+def test_a_long_value_is_cut(folder: Path) -> None:
+    index = json.loads((folder / "transcoders.json").read_text())
+    (folder / "transcoders.json").write_text(json.dumps({**index, "kind": "x" * 900_000}))
+    error = refusal(folder)
+    assert len(error.got) > 900_000
+    assert len(str(error)) < 2 * MAX_PART
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [("gpt2", "'gpt2-dunefsky' or "), ("gpt2-dunefski", "'gpt2-dunefsky'?")],
+)
+def test_a_name_that_is_nearly_right(source: str, meant: str) -> None:
+    with pytest.raises(HubError) as caught:
+        load(source)
+    assert caught.value.do.startswith(f"Did you mean {meant}")
 
 
 def test_a_path_the_system_refuses() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.hub.hostile.watch import watched
 from tl_transcoders.errors import TranscoderFormatError
 from tl_transcoders.hub.yaml import MAX_YAML_BYTES, read_yaml
 
@@ -41,7 +42,10 @@ def test_plain_values(tmp_path: Path) -> None:
         ("[" * 50_000, "more than 20 levels"),
         ("a: [1, 2", "no valid YAML"),
         ("a: 2024-99-99", "no valid YAML"),
-        ("a: " + "9" * 5000, "no valid YAML"),
+        ("a: " + "9" * 5000, "a value of 5,000 characters without quotes"),
+        ("a: 0x" + "f" * 5000, "a value of 5,002 characters without quotes"),
+        ("? 0x" + "f" * 5000, "a value of 5,002 characters without quotes"),
+        ("a: 1" + ":1" * 5000, "a value of 10,001 characters without quotes"),
         ("- 1", "a YAML list"),
         ("1: 2", "a YAML dict"),
         ("", "a YAML NoneType"),
@@ -65,6 +69,20 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         read_yaml(path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("digits", ["0x" + "f" * 1998, "1" + ":1" * 999, "9" * 2000])
+def test_the_longest_numbers_can_be_shown(tmp_path: Path, digits: str) -> None:
+    assert len(repr(read_yaml(written(tmp_path, f"a: {digits}"))["a"])) > 1000
+
+
+@pytest.mark.parametrize("item", ["[],", "{},", "?,", "1,", "a,"])
+def test_many_small_things(tmp_path: Path, item: str) -> None:
+    (tmp_path / "set").mkdir()
+    read_yaml(written(tmp_path / "set", "a: 1"))
+    path = written(tmp_path / "set", "a: [" + item * (49_000 // len(item)) + "]")
+    with watched(path.parent):
+        assert len(read_yaml(path)) == 1
 
 
 @settings(max_examples=200, deadline=None)

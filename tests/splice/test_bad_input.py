@@ -249,7 +249,7 @@ def test_a_layer_the_set_does_not_hold() -> None:
         ({"layer": -1}, r"got layer -1"),
         ({"read": "mlp_input"}, "mlp_input"),
         ({"read": "resid_pre"}, r"got read='resid_pre', write='mlp_out_raw'"),
-        ({"read": "mlp_out_raw"}, r"got read='mlp_out_raw'"),
+        ({"read": "mlp_out"}, r"got read='mlp_out', write='mlp_out_raw'"),
         ({"read": "resid_post"}, r"For an SAE also set write='resid_post'"),
         ({"write": "resid_post"}, r"For an SAE also set read='resid_post'"),
         ({"read": "z", "write": "z", "skip": True}, r"layer 0: got skip=True for an SAE"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.cases import HAS_HOOKED_TRANSFORMER, HOSTS, Host, Kind, case_id, tokens
 from tl_transcoders.errors import SpliceError
 from tl_transcoders.hosts import NormWeights, resolve_host
-from tl_transcoders.splice import norms_of, splice
+from tl_transcoders.splice import check, norms_of, splice
 from tl_transcoders.transcoders import (
     CrossLayerTranscoder,
     JumpReLU,
@@ -30,6 +30,7 @@ KINDS = [
     Kind("clt-resid_mid", cross_layer=True, read="resid_mid"),
     Kind("sae-resid_pre", read="resid_pre", write="resid_pre"),
     Kind("sae-mlp_out", TopK(5), read="mlp_out", write="mlp_out"),
+    Kind("sae-mlp_out_raw", TopK(5), read="mlp_out_raw", write="mlp_out_raw"),
     Kind("sae-attn_out", read="attn_out", write="attn_out"),
 ]
 CASES = [
@@ -37,6 +38,7 @@ CASES = [
     for host in RAW
     for kind in KINDS
     if not (host.architecture == "neox" and kind.read == "resid_mid")
+    and not (host.architecture == "gemma3" and kind.name == "sae-mlp_out_raw")
 ]
 both_worlds = pytest.mark.parametrize(("host", "kind"), CASES, ids=case_id)
 every_raw = pytest.mark.parametrize("host", RAW, ids=case_id)
@@ -145,6 +147,26 @@ def test_without_the_gain_it_is_refused(host: Host) -> None:
 def test_z_is_refused(host: Host, kind: Kind) -> None:
     with pytest.raises(SpliceError, match="processing moves value biases out of z"):
         splice(processed_twin(host), kind.build(host.build()))
+
+
+@every_raw
+def test_an_sae_of_what_the_mlp_returns(host: Host) -> None:
+    model = host.build()
+    saes = Kind("sae", read="mlp_out_raw", write="mlp_out_raw").build(model)
+    if host.architecture == "gemma3":
+        with pytest.raises(SpliceError, match="before the norm that follows it"):
+            splice(model, saes)
+        with pytest.raises(SpliceError, match="before the norm that follows it"):
+            check(model, saes, tokens())
+        return
+    for row in check(model, saes, tokens()).layers:
+        assert row.stated.read == "mlp_out_raw"
+        assert "mlp_out" not in {fit.read for fit in row.others if not fit.folded}
+    with splice(model, saes) as made:
+        fitted = made.transcoders[1].cfg
+        assert (fitted.read, fitted.write) == ("mlp_out", "mlp_out")
+        with pytest.raises(SpliceError, match="already spliced"):
+            check(model, saes, tokens())
 
 
 @pytest.mark.parametrize("host", [h for h in RAW if h.architecture == "gpt2"], ids=case_id)

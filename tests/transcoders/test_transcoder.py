@@ -226,3 +226,10 @@ def test_a_cross_layer_transcoder_prints_one_line_for_each_layer() -> None:
         "  2: mlp_in→mlp_out_raw, 5→11→5, ReLU(), skip=False, decodes to 2",
         ")",
     ]
+
+
+def test_what_was_trained_on_a_processed_model_says_so() -> None:
+    folded = CrossLayerConfig(layers=(0,), d_in=5, d_out=5, n_features=11, folded=True)
+    assert "mlp_in→mlp_out_raw (processed), 5" in repr(CrossLayerTranscoder.init(folded, seed=0))
+    one = TranscoderConfig(layer=0, d_in=5, d_out=5, n_features=11, folded=True)
+    assert "mlp_in→mlp_out_raw (processed), 5" in repr(Transcoder.init(one, seed=0))

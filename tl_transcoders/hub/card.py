@@ -5,6 +5,7 @@ import json
 
 import yaml
 
+from tl_transcoders.hub.hook_names import hook_name
 from tl_transcoders.hub.native_write import model_name
 from tl_transcoders.hub.place import is_repo_id
 from tl_transcoders.transcoders import (
@@ -24,7 +25,7 @@ _CARD = """\
 
 # {title}
 
-{kind} for the MLPs of {model}, saved with tl_transcoders.
+{kind} of {model}, saved with tl_transcoders.
 
 {table}
 
@@ -38,7 +39,7 @@ import tl_transcoders as tlt
 transcoders = tlt.load({repo})
 with tlt.splice(model, transcoders):  # model: a HookedTransformer or TransformerBridge of {model_text}
     logits, cache = model.run_with_cache("The capital of France is")
-cache["blocks.{layer}.mlp.hook_post"]  # feature activations [batch pos feature]
+cache["{hook}"]  # feature activations [batch pos feature]
 ```
 """
 
@@ -55,13 +56,34 @@ def model_card(transcoders: TranscoderSet | CrossLayerTranscoder, repo_id: str) 
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         title=_escaped(repo_id),
-        kind="A cross-layer transcoder" if cross_layer else "Transcoders",
+        kind=_kind(transcoders),
         model=_escaped(model),
         model_text=" ".join(model.split()),
         table=_table(transcoders),
         repo=json.dumps(repo_id),
-        layer=transcoders.layers[0],
+        hook=_hook(transcoders),
     )
+
+
+def _kind(transcoders: TranscoderSet | CrossLayerTranscoder) -> str:
+    if isinstance(transcoders, CrossLayerTranscoder):
+        return "A cross-layer transcoder for the MLPs"
+    saes = [transcoder.cfg.is_sae for transcoder in transcoders.values()]
+    return (
+        "SAEs" if all(saes) else "Transcoders and SAEs" if any(saes) else "Transcoders for the MLPs"
+    )
+
+
+def _hook(transcoders: TranscoderSet | CrossLayerTranscoder) -> str:
+    """The features of the first layer."""
+    layer = transcoders.layers[0]
+    cfg = (
+        transcoders.cfg if isinstance(transcoders, CrossLayerTranscoder) else transcoders[layer].cfg
+    )
+    if cfg.read != cfg.write:
+        return f"blocks.{layer}.mlp.hook_post"
+    site = "mlp_out" if cfg.read == "mlp_out_raw" else cfg.read
+    return f"{hook_name(site, layer)}.sae.hook_post"
 
 
 def _table(transcoders: TranscoderSet | CrossLayerTranscoder) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from tl_transcoders.errors import ConfigError, TranscoderFormatError
 
-MAX_JSON_BYTES = 5_000_000
+MAX_JSON_BYTES = 1_000_000
 
 
 def check_named(path: object, where: str) -> None:
@@ -42,7 +42,7 @@ def contained(root: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """The JSON object in a file of at most 5 MB; raises TranscoderFormatError where it is anything else."""
+    """The JSON object in a file of at most 1 MB, which takes up to 30 MB as objects; raises TranscoderFormatError where it is anything else."""
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise TranscoderFormatError(

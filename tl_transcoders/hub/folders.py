@@ -24,7 +24,7 @@ def folders_named(folders: Collection[str], request: Request, where: str) -> tup
         raise ConfigError(
             where,
             got=f"kind={kind!r}",
-            expected=f"a pattern that matches some of {_listed(folders)}",
+            expected=f"a pattern that matches some of {listed(folders)}",
             do="Choose folders by name.",
         )
     return tuple(named)
@@ -45,13 +45,14 @@ def _only(layer: int, layers: Mapping[str, int], where: str) -> str:
         raise ConfigError(
             f"{where}, layer {layer}",
             got=f"{len(folders)} folders that serve this layer",
-            expected=f"one of {_listed(folders)}",
+            expected=f"one of {listed(folders)}",
             do="Choose with kind=, the folder's name or a pattern such as '*/seed0'.",
         )
     return folders[0]
 
 
-def _listed(folders: Collection[str]) -> str:
+def listed(folders: Collection[str]) -> str:
+    """Up to eight of their names, for a message."""
     names = sorted(folder.rstrip("/") for folder in folders)
     return ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
 

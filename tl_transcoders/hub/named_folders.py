@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from tl_transcoders.errors import ConfigError
-from tl_transcoders.hub.folders import folders_with
+from tl_transcoders.hub.folders import folders_with, listed
 from tl_transcoders.hub.request import Request
 from tl_transcoders.hub.source import AbstractSource
 
@@ -28,6 +28,7 @@ def folders_asked_for(
     **Raises:** ConfigError where none is left.
     """
     folders: list[str] = []
+    found: tuple[str, ...] = ()
     for names in source.listings():
         found = folders_with(names, *files)
         folders = [
@@ -37,11 +38,13 @@ def folders_asked_for(
         if request.kind is not None and request.layers is not None and request.layers <= layers:
             break
     if not folders:
+        asked = [] if request.kind is None else [f"kind={request.kind!r}"]
+        asked += [] if request.layers is None else [f"layers={sorted(request.layers)}"]
         raise ConfigError(
             str(source),
-            got=f"kind={request.kind!r}, layers={sorted(request.layers or ())}",
-            expected=f"the name of a folder with {' and '.join(files)}, or a pattern, and its layers",
-            do="Choose folders by name, such as '*/trainer_3', and layers they serve.",
+            got=", ".join(asked) or "no choice",
+            expected=f"layers of, or a pattern that matches, some of {listed(found)}",
+            do="Choose folders by name, and layers they serve.",
         )
     return folders
 

@@ -7,6 +7,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from tl_transcoders.errors import HubError
+from tl_transcoders.hub.releases import similar_names
 from tl_transcoders.hub.repository import Repository
 from tl_transcoders.hub.source import AbstractSource, Folder
 
@@ -42,11 +43,14 @@ def is_repo_id(name: str) -> bool:
 
 
 def _neither(source: str) -> HubError:
+    similar = similar_names(source)
     return HubError(
         repr(source),
         got="neither an existing folder nor the name of a repository or a known release",
         expected='a folder, "org/repo" with an optional "@revision", or a name from tl_transcoders.releases()',
-        do="Check the path or the spelling.",
+        do=f"Did you mean {' or '.join(map(repr, similar))}?"
+        if similar
+        else "Check the path or the spelling.",
     )
 
 

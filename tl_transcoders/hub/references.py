@@ -45,20 +45,39 @@ def parse_reference(entry: str, folder: str) -> Reference:
             expected="hf://org/repo/path, with an optional ?revision=",
             do="Correct the config.",
         )
-    return Reference(repo_id, revisions[0], unquote(path))
+    revision = revisions[0]
+    if revision is not None and revision.startswith("refs/"):
+        raise TranscoderFormatError(
+            repr(entry[:200]),
+            got=f"the revision {revision[:100]!r}, which may be anybody's proposal",
+            expected="a branch, a tag or a commit",
+            do="Correct the config.",
+        )
+    return Reference(repo_id, revision, unquote(path))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The file of every layer on disk, and the repositories besides the source that some came from."""
+
+    paths: Mapping[int, Path]
+    others: tuple[str, ...]
 
 
 def fetch_references(
     references: Mapping[int, Reference], source: AbstractSource, request: Request
-) -> dict[int, Path]:
+) -> Fetched:
     """Bring every layer's file on disk: from `source` itself, or from a repository that `request` trusts.
 
-    **Raises:** TranscoderFormatError for a file of any other repository, before anything is fetched.
+    **Raises:** TranscoderFormatError for a file of any other repository and for one that serves two layers,
+    before anything is fetched.
     """
     own = {
         layer: Reference(None, None, ref.path) if _is_own(ref, source) else ref
         for layer, ref in references.items()
     }
+    _refuse_repeated(own, source)
     _refuse_foreign(own.values(), source, request)
     places: dict[tuple[str | None, str | None], AbstractSource] = {(None, None): source}
     for repo_id, revision in {(ref.repo_id, ref.revision) for ref in own.values()}:
@@ -71,14 +90,28 @@ def fetch_references(
             place = Repository.open(repo_id, revision=revision, patterns=[])
             place.fetch(paths)
             places[repo_id, revision] = place
-    return {
+    paths = {
         layer: contained(places[ref.repo_id, ref.revision].root, ref.path)
         for layer, ref in own.items()
     }
+    return Fetched(paths, tuple(sorted({str(p) for p in places.values() if p is not source})))
 
 
 def _is_own(ref: Reference, source: AbstractSource) -> bool:
     return ref.repo_id == source.name and ref.revision in (None, source.revision)
+
+
+def _refuse_repeated(references: Mapping[int, Reference], source: AbstractSource) -> None:
+    layers: dict[Reference, int] = {}
+    for layer, ref in references.items():
+        first = layers.setdefault(ref, layer)
+        if first != layer:
+            raise TranscoderFormatError(
+                str(source),
+                got=f"a config that names {ref.path[:200]!r} for layers {first} and {layer}",
+                expected="a file of its own for every layer",
+                do="Correct the list in the config.",
+            )
 
 
 def _refuse_foreign(

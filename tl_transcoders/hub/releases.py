@@ -1,6 +1,7 @@
 """`releases`: the public sets that `load` knows by name."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import final
 
@@ -47,6 +48,13 @@ def resolve_name(asked: Choice) -> Choice:
     name, at, pinned = asked.source.partition("@")
     release = next((release for release in RELEASES if release.name == name), None)
     return asked if release is None else _of_release(release, asked, f"{at}{pinned}")
+
+
+def similar_names(text: str) -> list[str]:
+    """Up to three names of releases that are spelt nearly so, or whose model has this name."""
+    of_model = [release.name for release in RELEASES if release.model.partition("/")[2] == text]
+    close = get_close_matches(text, [release.name for release in RELEASES], cutoff=0.8)
+    return (of_model or close)[:3]
 
 
 def _of_release(release: Release, asked: Choice, at_revision: str) -> Choice:

@@ -1,9 +1,11 @@
 """Reading a safetensors file: mapped into memory, checked by its header, nothing copied."""
 
 import math
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import Repr
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +22,11 @@ Stored = Mapping[str, tuple[int, ...]]
 
 DTYPES = ("F64", "F32", "F16", "BF16")
 
+MAX_HEADER_BYTES = 1_000_000
+"""The parser's own limit is 100 MB, which take seconds and up to 700 MB."""
+
+_SHORT = Repr()
+_SHORT.maxlist = _SHORT.maxtuple = 20
 
 _DTYPE_NAMES = {
     torch.float64: "F64",
@@ -39,7 +46,8 @@ def read_tensors(
     `shapes` may be a function of the shapes that are stored, where no config says how large they are.
 
     **Raises:** TranscoderFormatError where the file is no safetensors file, holds other names, or a tensor
-    has another shape or is not floating-point; with `request.verify` also for NaN and infinity.
+    has another shape or is not floating-point, or they are of several dtypes and none is asked for; with
+    `request.verify` also for NaN and infinity.
     """
     with _opened(path) as file:
         headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -54,7 +62,7 @@ def read_tensors(
     if request.verify:
         for name, tensor in tensors.items():
             _check_finite(f"{path.name}, {name}", tensor)
-    return {name: request.place(tensor) for name, tensor in tensors.items()}
+    return _placed(path.name, tensors, request)
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -65,6 +73,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
+    _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -77,11 +86,25 @@ def _opened(path: Path) -> Iterator[safe_open]:
         ) from error
 
 
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if MAX_HEADER_BYTES < length <= path.stat().st_size:
+        raise TranscoderFormatError(
+            path.name,
+            got=f"a header of {length:,} bytes",
+            expected=f"at most {MAX_HEADER_BYTES:,}",
+            do="This is not a file of a transcoder's weights: check where it comes from.",
+        )
+
+
 def _check_names(where: str, found: set[str], expected: set[str]) -> None:
     if found != expected:
+        unknown, missing = (_SHORT.repr(sorted(n)) for n in (found - expected, expected - found))
         raise TranscoderFormatError(
             where,
-            got=f"unknown keys {sorted(found - expected)}, missing keys {sorted(expected - found)}",
+            got=f"unknown keys {unknown}, missing keys {missing}",
             expected=f"exactly {sorted(expected)}, by its config",
             do="Make the config and the weights agree, or load it with the version that wrote it.",
         )
@@ -105,7 +128,7 @@ def _check_shape(where: str, shape: tuple[int, ...], dims: Dims) -> None:
     transposed = shape == expected[::-1]
     raise TranscoderFormatError(
         where,
-        got=f"shape {shape}",
+        got=f"shape {_SHORT.repr(shape)}",
         expected=f"({named})",
         do="It looks transposed: save its transpose."
         if transposed
@@ -131,7 +154,7 @@ def checked(
 ) -> dict[str, Tensor]:
     """Tensors already at hand, checked as `read_tensors` checks those of a file, and placed as asked for.
 
-    **Raises:** TranscoderFormatError, also where they are not all of one dtype.
+    **Raises:** TranscoderFormatError as there.
     """
     _check_names(where, set(tensors), set(shapes))
     for name, dims in shapes.items():
@@ -140,12 +163,18 @@ def checked(
         _check_shape(here, tuple(tensor.shape), dims)
         if request.verify:
             _check_finite(here, tensor)
-    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.ndim}
+    return _placed(where, tensors, request)
+
+
+def _placed(where: str, tensors: Mapping[str, Tensor], request: Request) -> dict[str, Tensor]:
+    """As asked for; a number of its own may be of another dtype, folding matrices may not."""
+    placed = {name: request.place(tensor) for name, tensor in tensors.items()}
+    dtypes = {str(tensor.dtype) for tensor in placed.values() if tensor.ndim}
     if len(dtypes) > 1:
         raise TranscoderFormatError(
             where,
-            got=f"weights of {len(dtypes)} dtypes",
+            got=f"weights of {' and '.join(sorted(dtypes))}",
             expected="one dtype",
-            do="Save all weights as float32 or all as bfloat16.",
+            do="Cast them to one: load(..., dtype=torch.float32).",
         )
-    return {name: request.place(tensor) for name, tensor in tensors.items()}
+    return placed

@@ -70,7 +70,7 @@ class _Storages:
 
     def __init__(self, path: Path, folder: str, members: Mapping[str, Member]) -> None:
         self._path, self._folder, self._members = path, folder, members
-        self._mapped: dict[tuple[str, torch.dtype], Storage] = {}
+        self._mapped: dict[str, tuple[torch.dtype, Storage]] = {}
 
     def __call__(self, persistent_id: object) -> Storage:
         """The storage that `("storage", its class, its key, a device, its length)` stands for."""
@@ -82,9 +82,12 @@ class _Storages:
         dtype = _DTYPES.get(kind)
         if dtype is None or member is None or length * dtype.itemsize != member.size:
             raise StridesError(f"a {kind} of {length:,} elements that the file does not hold")
-        if (key, dtype) not in self._mapped:
-            self._mapped[key, dtype] = Storage(map_elements(self._path, member, dtype))
-        return self._mapped[key, dtype]
+        if key not in self._mapped:
+            self._mapped[key] = dtype, Storage(map_elements(self._path, member, dtype))
+        first, mapped = self._mapped[key]
+        if dtype is not first:
+            raise StridesError(f"storage {key[:60]!r} as {first} and as {dtype}")
+        return mapped
 
 
 def _folder(where: str, members: Mapping[str, Member]) -> str:

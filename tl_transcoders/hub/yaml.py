@@ -6,12 +6,14 @@ import yaml
 
 from tl_transcoders.errors import TranscoderFormatError
 
-MAX_YAML_BYTES = 100_000
+MAX_YAML_BYTES = 50_000
 MAX_DEPTH = 20
+MAX_PLAIN = 2_000
+"""Characters without quotes: of a hexadecimal number more than 4300 decimal digits, which Python does not print."""
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """The YAML mapping in a file of at most 100 kB.
+    """The YAML mapping in a file of at most 50 kB.
 
     Tags (`!!python/object`) and aliases (`*name`, with which ten lines become a billion) are refused
     before anything is built.
@@ -58,6 +60,12 @@ def _check_plain(where: str, text: str) -> None:
         tag = getattr(event, "tag", None)
         if isinstance(event, yaml.AliasEvent):
             _refuse(where, f"an alias, *{event.anchor}")
+        if (
+            isinstance(event, yaml.ScalarEvent)
+            and event.implicit[0]
+            and len(event.value) > MAX_PLAIN
+        ):
+            _refuse(where, f"a value of {len(event.value):,} characters without quotes")
         if tag is not None:
             _refuse(where, f"a tag, {tag[:100]}")
         if depth > MAX_DEPTH:

@@ -96,7 +96,7 @@ def places_of(cfg: TranscoderConfig | CrossLayerConfig, layer: int) -> set[Place
     """The places a spliced layer takes up: a transcoder its whole MLP, an SAE its site."""
     if cfg.read in TRANSCODER_READS and cfg.read != cfg.write:
         return {(layer, "mlp"), (layer, "mlp_out")}
-    return {(layer, cfg.read)}
+    return {(layer, "mlp_out" if cfg.read == "mlp_out_raw" else cfg.read)}
 
 
 def check_original(model: nn.Module, sites: Iterable[tuple[int, Site]]) -> None:

@@ -53,7 +53,9 @@ def fit_unit(unit: Unit, host: AbstractHost, norms: Norms | None) -> Unit:
         return unit
     both = zip(weights_of(unit), layers_of(unit), strict=True)
     weights = [plan.apply(of_layer, layer) for of_layer, layer in both]
-    return rebuilt(unit, replace(unit.cfg, read=plan.read, folded=host.folded), weights)
+    write = plan.read if unit.cfg.read == unit.cfg.write else unit.cfg.write
+    cfg = replace(unit.cfg, read=plan.read, write=write, folded=host.folded)
+    return rebuilt(unit, cfg, weights)
 
 
 @final
@@ -76,6 +78,8 @@ def _plan(
     """What to change, or None where the transcoder fits as it is."""
     gain_gone = cfg.folded and not host.folded
     read = "ln2_normalized" if cfg.read == "mlp_in" and gain_gone else cfg.read
+    if read == "mlp_out_raw":
+        read = _mlp_output(cfg, host)
     trained_mean_free = cfg.folded and host.centred
     reads = _fold_of_reads(cfg, host, norms, trained_mean_free)
     writes = _centre_writes if host.mean_free and not trained_mean_free else None
@@ -100,6 +104,18 @@ def _fold_of_reads(
             return None
         case _:
             return _centre_reads if trained_mean_free else _RequireMeanless(cfg.read)
+
+
+def _mlp_output(cfg: TranscoderConfig | CrossLayerConfig, host: AbstractHost) -> Site:
+    """The hook point at which an SAE of the MLP module's output stands: on models with a post-norm there is none."""
+    if isinstance(cfg, CrossLayerConfig) or host.post_norm(cfg.layer) is None:
+        return "mlp_out"
+    raise SpliceError(
+        site_name(cfg.read, cfg.layer),
+        got="an SAE of what the MLP returns before the norm that follows it",
+        expected="an SAE of what is added to the residual stream, mlp_out, on a model with such a norm",
+        do="Use an SAE that was trained behind the norm.",
+    )
 
 
 @final

@@ -72,7 +72,8 @@ def _meaning(read: Site, folded: bool, host: AbstractHost) -> object:
         case "ln2_normalized":
             return "ln2_normalized"
         case _:
-            return read, folded and host.centred
+            site = "mlp_out" if read == "mlp_out_raw" else read
+            return site, folded and host.centred
 
 
 def _writes(unit: Unit, host: AbstractHost, read: Site) -> tuple[Site, ...]:

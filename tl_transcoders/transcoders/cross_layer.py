@@ -179,9 +179,8 @@ class CrossLayerTranscoder(nn.Module):
 
     def __repr__(self) -> str:
         c = self.cfg
-        sizes = (
-            f"{c.read}→{c.write}, {c.d_in}→{c.n_features}→{c.d_out}, {c.activation}, skip={c.skip}"
-        )
+        world = " (processed)" if c.folded else ""
+        sizes = f"{c.read}→{c.write}{world}, {c.d_in}→{c.n_features}→{c.d_out}, {c.activation}, skip={c.skip}"
         lines = (
             f"  {layer}: {sizes}, decodes to {', '.join(map(str, c.layers[i:]))}"
             for i, layer in enumerate(c.layers)

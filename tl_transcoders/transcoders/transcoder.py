@@ -159,7 +159,8 @@ class Transcoder(nn.Module):
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
         c = self.cfg
-        return f"layer={c.layer}, {c.read}→{c.write}, {c.d_in}→{c.n_features}→{c.d_out}, {c.activation}, skip={c.skip}"
+        world = " (processed)" if c.folded else ""
+        return f"layer={c.layer}, {c.read}→{c.write}{world}, {c.d_in}→{c.n_features}→{c.d_out}, {c.activation}, skip={c.skip}"
 
 
 def check_shape(where: str, name: str, tensor: Tensor, **dims: int) -> None:

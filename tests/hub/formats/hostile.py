@@ -56,6 +56,24 @@ def huge_header(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 2**62) + path.read_bytes()[8:])
 
 
+def long_metadata(path: Path) -> None:
+    rewrite_header(path, lambda header: header.update(__metadata__={"a": "x" * 60_000_000}))
+
+
+def many_tensors(path: Path) -> None:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    rewrite_header(path, lambda header: header.update({f"x{i}": empty for i in range(300_000)}))
+
+
+def many_names(path: Path) -> None:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    rewrite_header(path, lambda header: header.update({f"x{i}": empty for i in range(10_000)}))
+
+
+def many_dimensions(path: Path) -> None:
+    rewrite_header(path, lambda header: _first(header)["shape"].extend([1] * 300_000))
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
@@ -95,6 +113,10 @@ def infinite(path: Path) -> None:
     _each(path, lambda tensor: full_like(tensor, float("-inf")))
 
 
+def two_dtypes(path: Path) -> None:
+    _each(path, lambda tensor: tensor.half() if tensor.ndim == 2 else tensor)
+
+
 def transposed(path: Path) -> None:
     _each(path, lambda tensor: tensor.T.contiguous() if tensor.ndim == 2 else tensor)
 
@@ -121,9 +143,13 @@ WEIGHTS = (
     no_features,
     a_missing_key,
     an_extra_key,
+    two_dtypes,
     transposed,
 )
 """What no reader may accept of a weight file."""
+
+BOMBS = (long_metadata, many_tensors, many_names, many_dimensions)
+"""Headers that are valid, and large."""
 
 NOT_FINITE = (not_a_number, infinite)
 """What `verify=True` must see."""

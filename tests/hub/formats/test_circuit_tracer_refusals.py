@@ -109,6 +109,8 @@ def test_a_cross_layer_transcoder_with_targets_first(tmp_path: Path) -> None:
         "hf://org/repo;rm -rf/x.safetensors",
         "hf://[::/repo/x",
         "hf:///etc/passwd",
+        "hf://org/list/layer_0.safetensors?revision=refs/pr/1",
+        "hf://org/list/layer_0.safetensors?revision=refs%2Fpr%2F1",
     ],
 )
 def test_lists_that_leave_the_folder(tmp_path: Path, entry: str) -> None:
@@ -116,6 +118,13 @@ def test_lists_that_leave_the_folder(tmp_path: Path, entry: str) -> None:
     write_set(tmp_path)
     (tmp_path / "set" / "config.yaml").write_text(listing(entry))
     refusal(tmp_path / "set")
+
+
+@pytest.mark.parametrize("entry", ["layer_0.safetensors", "hf://org/x/a.safetensors"])
+def test_lists_that_name_a_file_twice(tmp_path: Path, entry: str) -> None:
+    write_set(tmp_path)
+    (tmp_path / "config.yaml").write_text(listing(entry, "layer_1.safetensors", entry))
+    assert "for layers 0 and 2" in refusal(tmp_path).got
 
 
 def test_a_symlinked_layer(tmp_path: Path) -> None:
@@ -134,6 +143,7 @@ def test_a_list_of_its_own_files(hub: Hub, client: Client, tmp_path: Path) -> No
     (tmp_path / "config.yaml").write_text(listing(*entries))
     hub.publish("org/own", tmp_path)
     loaded = client.run(tlt.load, "org/own", layers=[0, 1])
+    assert loaded.origin.others == ()
     torch.testing.assert_close(loaded[0].b_enc.data, published[2]["b_enc"])
     torch.testing.assert_close(loaded[1].b_enc.data, published[1]["b_enc"])
     assert hub.downloads() == {"config.yaml", "layer_1.safetensors", "layer_2.safetensors"}
@@ -157,6 +167,7 @@ def test_a_list_that_points_elsewhere(hub: Hub, client: Client, tmp_path: Path) 
     loaded = client.run(tlt.load, "org/list", trust="other/weights")
     for layer in (0, 1):
         torch.testing.assert_close(loaded[layer].W_enc.data.T, published[layer]["W_enc"])
+    assert loaded.origin.others == (f"other/weights@{commit}",)
     gone = listing("hf://other/weights/layer_0.safetensors?revision=gone")
     (tmp_path / "list" / "config.yaml").write_text(gone)
     with pytest.raises(HubError, match="no such revision"):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def test_layers_of_it(tmp_path: Path) -> None:
     write_run(tmp_path, mode="none", **PLAIN)
     with pytest.raises(ConfigError, match="Leave layers out"):
         tlt.load(tmp_path, layers=[1])
+
+
+def test_two_folders_of_a_layer(tmp_path: Path) -> None:
+    write_run(tmp_path, mode="none", **PLAIN)
+    copytree(tmp_path / "layers.1.mlp", tmp_path / "h.1.mlp")
+    with pytest.raises(ConfigError, match=r"one of 'h\.1\.mlp', 'layers\.1\.mlp'"):
+        tlt.load(tmp_path)
+    assert tlt.load(tmp_path, kind="layers.*").layers == (0, 1, 2)
 
 
 @pytest.mark.parametrize(

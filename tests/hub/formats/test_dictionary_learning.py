@@ -145,6 +145,8 @@ def test_several_sets_and_no_choice(sweep: Path) -> None:
     assert "resid_post_layer_1/trainer_1" in caught.value.expected
     with pytest.raises(ConfigError, match="Choose folders by name"):
         load(sweep, kind="*/trainer_9")
+    with pytest.raises(ConfigError, match=r"got layers=\[9\]; expected .*'resid_post_layer_1"):
+        load(sweep, layers=[9])
     with pytest.raises(ConfigError, match="layers they serve"):
         load(sweep, layers=[2])
     with pytest.raises(ConfigError, match="expected one of width=11 with l0=2; width=11 with l0=3"):
@@ -206,7 +208,10 @@ def test_a_config_that_is_none(tmp_path: Path, text: str) -> None:
         (lambda w: w.update(threshold=torch.ones(2)), "shape (2,)"),
         (lambda w: w.update(extra=torch.ones(2)), "unknown keys ['extra']"),
         (lambda w: w.update(extra="x"), "other values"),
-        (lambda w: w.update(b_dec=w["b_dec"].double()), "weights of 2 dtypes"),
+        (
+            lambda w: w.update(b_dec=w["b_dec"].double()),
+            "weights of torch.float32 and torch.float64",
+        ),
         (lambda w: w.update({"decoder.weight": w["decoder.weight"].T}), "shape (11, 5)"),
         (lambda w: w["b_dec"].fill_(torch.inf), "infinite"),
     ],

@@ -173,7 +173,7 @@ def test_a_config_that_says_something_else(
     [
         ("W_dec", lambda w: w.T, "shape (7, 11)"),
         ("b_dec", lambda w: w.long(), "dtype torch.int64"),
-        ("b_enc", lambda w: w.half(), "weights of 2 dtypes"),
+        ("b_enc", lambda w: w.half(), "weights of torch.float16 and torch.float32"),
         ("W_enc", lambda w: w * torch.nan, "NaN"),
     ],
 )

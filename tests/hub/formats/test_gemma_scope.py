@@ -169,7 +169,7 @@ def test_the_cache_serves_offline(hub: Hub, client: Client, offline: Client, sev
         ({"W_enc": np.zeros((0, 0), np.float32)}, "d_in=0"),
         ({"b_dec": np.zeros(5, np.int64)}, "<i8"),
         ({"b_dec": np.zeros(5, ">f4")}, ">f4"),
-        ({"b_dec": np.zeros(5, np.float64)}, "weights of 2 dtypes"),
+        ({"b_dec": np.zeros(5, np.float64)}, "weights of torch.float32 and torch.float64"),
         ({"b_dec": np.full(5, np.nan, np.float32)}, "NaN"),
         ({"extra": np.zeros(5, np.float32)}, "unknown keys ['extra']"),
     ],

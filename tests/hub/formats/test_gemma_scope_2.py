@@ -22,6 +22,7 @@ from tests.hub.published.gemma_scope_2 import CROSS_LAYER, D_IN, LAYERS, write
 from tests.hub.repositories import Hub
 from tl_transcoders.errors import ConfigError, HubError
 from tl_transcoders.hub import load
+from tl_transcoders.hub.formats.gemma_scope_2 import catalogue
 from tl_transcoders.transcoders import CrossLayerTranscoder, JumpReLU
 
 AFFINE = "transcoder_all/layer_2_width_16k_l0_small_affine"
@@ -190,6 +191,13 @@ def test_choices_are_listed(folder: Path) -> None:
         load(folder, kind="crosscoder")
     error = refusal(folder, kind="transcoder_affine", layers=[1, 2])
     assert error.expected == "some of the layers it holds, [1]"
+
+
+@pytest.mark.parametrize("number", ["00", "\uff10"], ids=["zeros", "fullwidth"])
+def test_another_spelling_of_a_layer_is_no_layer(number: str) -> None:
+    name = "transcoder_all/layer_{}_width_16k_l0_small/params.safetensors"
+    found = catalogue({name.format(number), name.format("0")})
+    assert [list(files.values()) for files in found.values()] == [[name.format("0")]]
 
 
 def test_part_of_a_cross_layer_transcoder(folder: Path) -> None:

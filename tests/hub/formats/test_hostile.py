@@ -13,6 +13,7 @@ from tests.hub.client import Client
 from tests.hub.formats import hostile
 from tests.hub.formats.compare import refusal
 from tests.hub.formats.layouts import Layout
+from tests.hub.hostile.watch import refused
 from tl_transcoders.errors import HubError, TLTranscodersError
 from tl_transcoders.hub import load
 
@@ -24,6 +25,13 @@ def test_weights_that_lie(layout: Layout, folder: Path, lie: Callable[[Path], No
     load(folder, **layout.request)
     lie(folder / layout.weights)
     assert "while reading layer" in refusal(folder, **layout.request).__notes__[0]
+
+
+@pytest.mark.parametrize("bomb", hostile.BOMBS, ids=lambda bomb: bomb.__name__)
+def test_headers_that_are_large(layout: Layout, folder: Path, bomb: Callable[[Path], None]) -> None:
+    load(folder, **layout.request)
+    bomb(folder / layout.weights)
+    assert len(str(refused(folder, **layout.request))) < 2_000
 
 
 @pytest.mark.parametrize("lie", hostile.NOT_FINITE, ids=lambda lie: lie.__name__)

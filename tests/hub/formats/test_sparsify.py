@@ -90,7 +90,7 @@ def test_the_config_of_a_transcoder(tmp_path: Path) -> None:
         ("old_transcoder", "layers.3.mlp", "mlp_in", "mlp_out_raw"),
         ("old_skip_transcoder", "layers.3.mlp", "mlp_in", "mlp_out_raw"),
         ("sae", "layers.3", "resid_post", "resid_post"),
-        ("old_sae", "layers.3.mlp", "mlp_out", "mlp_out"),
+        ("old_sae", "layers.3.mlp", "mlp_out_raw", "mlp_out_raw"),
         ("sae", "layers.3.self_attn", "attn_out", "attn_out"),
         ("sae", "h.3.attn", "attn_out", "attn_out"),
         ("sae", "gpt_neox.layers.3.attention", "attn_out", "attn_out"),

@@ -233,6 +233,12 @@ def test_an_attribute_that_is_something_else(tmp_path: Path, attribute: str, val
     refused(write(tmp_path / "set", PROTO + body + STOP))
 
 
+def test_a_storage_of_two_dtypes(tmp_path: Path) -> None:
+    halves = storage(name("torch", "HalfStorage"), length=12)
+    folder = write(tmp_path / "set", PROTO + several(tensor(), tensor(halves)) + STOP)
+    assert "storage '0' as torch.float32 and as torch.float16" in refused(folder).got
+
+
 def test_a_long_pickle(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", PROTO + b"N0" * MAX_PICKLE_BYTES + b"N" + STOP)
     assert "at most 100,000 bytes" in refused(folder).expected

@@ -20,7 +20,7 @@ def test_an_object_is_what_its_folder_is(tmp_path: Path, case: str) -> None:
     del coder.cfg.data["d_in"]
     found = from_sparsify(coder, HOOKPOINT)
     assert_computes(found, golden("sparsify", case))
-    assert found.cfg.read == ("mlp_out" if case == "sae" else "mlp_in")
+    assert found.cfg.read == ("mlp_out_raw" if case == "sae" else "mlp_in")
 
 
 def test_a_hookpoint_that_is_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ mwhanna/qwen3-*, and the lists of mntss/ and mwhanna/gemma-scope-transcoders.
 import re
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from tqdm import tqdm
@@ -85,12 +86,12 @@ def _qwen3_name(source: AbstractSource) -> str | None:
 def _read_set(
     source: AbstractSource, folder: str, cfg: CircuitTracerConfig, request: Request
 ) -> TranscoderSet:
-    paths = fetch_references(_references(source, folder, cfg, request), source, request)
+    fetched = fetch_references(_references(source, folder, cfg, request), source, request)
     transcoders = {}
-    for layer, path in tqdm(paths.items(), desc="Reading", unit="layer", delay=2):
+    for layer, path in tqdm(fetched.paths.items(), desc="Reading", unit="layer", delay=2):
         with _noting(layer, source):
             transcoders[layer] = read_transcoder(path, layer, cfg, request)
-    return TranscoderSet(transcoders, origin=_origin(cfg, source))
+    return TranscoderSet(transcoders, origin=replace(_origin(cfg, source), others=fetched.others))
 
 
 def _references(

@@ -12,6 +12,7 @@ from tl_transcoders.errors import ConfigError, TranscoderFormatError
 from tl_transcoders.hub.clt_training_config import LayerConfig, is_cross_layer, layer_config
 from tl_transcoders.hub.clt_training_weights import Tensors, expected_shapes, fold
 from tl_transcoders.hub.files import contained, read_json
+from tl_transcoders.hub.folders import folder_of_each_layer, folders_named, folders_with
 from tl_transcoders.hub.format import Format
 from tl_transcoders.hub.request import Request
 from tl_transcoders.hub.source import AbstractSource, names_below
@@ -20,41 +21,42 @@ from tl_transcoders.transcoders import CrossLayerTranscoder, Origin
 
 CONFIG, WEIGHTS, RUN = "cfg.json", "sae.safetensors", "config.json"
 
-_FOLDER = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.([0-9]{1,4})\.mlp/")
+_FOLDER = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.([0-9]{1,3})\.mlp/")
 
 
 def recognises(files: Set[str]) -> bool:
     """Whether there is a folder for the MLP of a layer, with a config."""
-    return bool(_folders(files))
+    return bool(_layers(files))
 
 
 def confirms(source: AbstractSource) -> bool:
     """Whether the configs on disk are of features with several targets."""
-    folders = _folders(names_below(source.root))
     return any(
         is_cross_layer(read_json(contained(source.root, folder + CONFIG)))
-        for folder in folders.values()
+        for folder in _layers(names_below(source.root))
     )
 
 
 def read(source: AbstractSource, request: Request) -> CrossLayerTranscoder:
     """The cross-layer transcoder of all layers; what has to be folded is copied."""
-    request.refuse_variants(str(source))
-    folders = _folders(names_below(source.root))
-    if request.choose(folders, str(source)) != tuple(range(len(folders))):
+    where = str(source)
+    layers = _layers(names_below(source.root))
+    named = {folder: layers[folder] for folder in folders_named(layers, request, where)}
+    chosen = folder_of_each_layer(named, request, where)
+    if list(chosen) != list(range(len(set(named.values())))):
         raise (TranscoderFormatError if request.layers is None else ConfigError)(
             "layers",
-            got=f"some layers of a cross-layer transcoder of layers {sorted(folders)}",
+            got=f"some layers of a cross-layer transcoder of layers {sorted(set(named.values()))}",
             expected="all of them, from 0 on",
             do="Leave layers out, and download those that are missing.",
         )
-    names = [folders[layer] for layer in range(len(folders))]
+    names = list(chosen.values())
     source.fetch([RUN, *(name + WEIGHTS for name in names)])
     _refuse_other_inputs(source)
     cfgs = [_config(source, name) for name in names]
     _check_agree(cfgs)
-    layers = [_weights(source, name, cfg, request) for name, cfg in zip(names, cfgs, strict=True)]
-    return fold(cfgs, layers, Origin(source=source.name, revision=source.revision))
+    weights = [_weights(source, name, cfg, request) for name, cfg in zip(names, cfgs, strict=True)]
+    return fold(cfgs, weights, Origin(source=source.name, revision=source.revision))
 
 
 CLT_TRAINING = Format(
@@ -66,11 +68,10 @@ CLT_TRAINING = Format(
 )
 
 
-def _folders(files: Set[str]) -> dict[int, str]:
-    found = (
-        _FOLDER.fullmatch(name.removesuffix(CONFIG)) for name in files if name.endswith(CONFIG)
-    )
-    return {int(match[1]): match[0] for match in found if match}
+def _layers(files: Set[str]) -> dict[str, int]:
+    """The layer of each folder."""
+    found = map(_FOLDER.fullmatch, folders_with(files, CONFIG))
+    return {match[0]: int(match[1]) for match in found if match}
 
 
 def _config(source: AbstractSource, folder: str) -> LayerConfig:

@@ -49,10 +49,11 @@ DEFAULT = "transcoder_all"
 CONFIG = "config.json"
 
 _SIZE = r"width_(?P<width>\d+[km])_l0_(?P<l0>[a-z]+)(?P<suffix>(?:_affine|_seed_\d+)*)"
+_LAYER = r"0|[1-9][0-9]{0,5}"
 _ONE = re.compile(
-    rf"(?P<kind>(?:{'|'.join(KINDS)})(?:_all)?)/layer_(?P<layer>\d{{1,6}})_{_SIZE}/params\.safetensors"
+    rf"(?P<kind>(?:{'|'.join(KINDS)})(?:_all)?)/layer_(?P<layer>{_LAYER})_{_SIZE}/params\.safetensors"
 )
-_CROSS = re.compile(rf"(?P<kind>{CLT})/{_SIZE}/params_layer_(?P<layer>\d{{1,6}})\.safetensors")
+_CROSS = re.compile(rf"(?P<kind>{CLT})/{_SIZE}/params_layer_(?P<layer>{_LAYER})\.safetensors")
 
 
 def catalogue(files: Set[str]) -> Catalogue:

@@ -31,6 +31,18 @@ class PeerObject(Protocol):
         ...
 
 
+def config_of(peer: PeerObject, kind: type = PeerObject) -> dict[str, Any]:
+    """Its config as plain data; raises ConfigError where it is no object of this kind."""
+    if not isinstance(peer, kind) or not isinstance(peer.cfg, HasConfig):
+        raise ConfigError(
+            "object of a peer",
+            got=type(peer).__name__,
+            expected="a module with a cfg and a state_dict, as SAELens and sparsify make them",
+            do="Pass a single transcoder or SAE; use load for folders and repositories.",
+        )
+    return peer.cfg.to_dict()
+
+
 def tensors_of(
     peer: PeerObject, required: Mapping[str, object], optional: Mapping[str, object]
 ) -> dict[str, Tensor]:

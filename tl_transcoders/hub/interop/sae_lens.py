@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hub.build import build
-from tl_transcoders.hub.interop.objects import PeerObject, tensors_of
+from tl_transcoders.hub.interop.objects import PeerObject, config_of, tensors_of
 from tl_transcoders.hub.layouts.sae_lens_config import sae_lens_config
 from tl_transcoders.hub.layouts.sae_lens_export import sae_lens_cfg, sae_lens_tensors
 from tl_transcoders.hub.layouts.sae_lens_weights import canonical, optional_shapes, shapes
@@ -23,7 +23,7 @@ def from_sae_lens(sae: PeerObject) -> Transcoder:
     **Raises:** TranscoderFormatError, with the reason, for what `load` refuses of a SAELens folder.
     """
     where = f"cfg of {type(sae).__name__}"
-    config = sae_lens_config(where, sae.cfg.to_dict())
+    config = sae_lens_config(where, config_of(sae))
     if config.input_scale:
         raise ConfigError(
             where,
@@ -40,6 +40,13 @@ def to_sae_lens(transcoder: Transcoder, *, model_name: str | None = None) -> Any
 
     **Raises:** ConfigError where SAELens cannot be imported or has no such architecture.
     """
+    if not isinstance(transcoder, Transcoder):
+        raise ConfigError(
+            "to_sae_lens",
+            got=type(transcoder).__name__,
+            expected="a single Transcoder",
+            do="Take one layer of a set: to_sae_lens(transcoders[3]).",
+        )
     cfg = sae_lens_cfg(transcoder, model_name=model_name)
     try:
         sae_class, cfg_class = import_module("sae_lens.registry").get_sae_class(cfg["architecture"])

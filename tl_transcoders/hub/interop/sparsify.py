@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hub.build import build
-from tl_transcoders.hub.interop.objects import PeerObject, tensors_of
+from tl_transcoders.hub.interop.objects import PeerObject, config_of, tensors_of
 from tl_transcoders.hub.layouts.sparsify_config import sparsify_config
 from tl_transcoders.hub.layouts.sparsify_hookpoints import parse_hookpoint
 from tl_transcoders.hub.layouts.sparsify_weights import canonical, shapes
@@ -37,6 +37,6 @@ def from_sparsify(coder: SparseCoder, hookpoint: str) -> Transcoder:
             expected='the name of a block or of its MLP or attention, such as "layers.3.mlp"',
             do="Pass the name under which sparsify saved it.",
         )
-    cfg = {**coder.cfg.to_dict(), "d_in": coder.d_in}
+    cfg = {**config_of(coder, SparseCoder), "d_in": coder.d_in}
     config = sparsify_config(f"cfg of {hookpoint}", cfg, found, transcodes=None)
     return build(config.transcoder, canonical(config, tensors_of(coder, shapes(config), {})))

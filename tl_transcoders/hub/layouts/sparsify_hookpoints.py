@@ -11,7 +11,7 @@ _SEED = re.compile(r"seed\d+")
 
 _OUTPUTS: dict[str | None, Site] = {
     None: "resid_post",
-    "mlp": "mlp_out",
+    "mlp": "mlp_out_raw",
     "self_attn": "attn_out",
     "attn": "attn_out",
     "attention": "attn_out",
@@ -33,7 +33,7 @@ class Hookpoint:
 
     @property
     def output(self) -> Site:
-        """The site of what the module returns; of models with a norm after the MLP, what that norm makes of it."""
+        """The site of what the module returns."""
         return _OUTPUTS[self.module]
 
 
