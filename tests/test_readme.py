@@ -12,7 +12,7 @@ PAGES = {
     "docs/concepts.md": 1,
     "docs/kinds.md": 3,
     "docs/formats.md": 4,
-    "docs/circuits.md": 7,
+    "docs/circuits.md": 9,
 }
 
 

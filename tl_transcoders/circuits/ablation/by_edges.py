@@ -155,6 +155,7 @@ class Streams:
         if swap.stored_error is not None:
             return self.rows.of(swap.stored_error.expand(len(self.empty.embed), -1, -1))
         inner, carried, stream = self._inner(swap, x), None, self.stream[Error(swap.layer)]
+        # What cross-layer features write here is part of the reconstruction, so the error reads them directly.
         for source in swap.sources[:-1]:
             decoder = swap.decoder(source)
             part = product(self._features_before(source), decoder)
