@@ -13,6 +13,7 @@ PAGES = {
     "docs/kinds.md": 3,
     "docs/formats.md": 4,
     "docs/circuits.md": 9,
+    "docs/tutorials/greater_than.md": 5,
 }
 
 

@@ -33,3 +33,5 @@ from tl_transcoders.circuits.nodes import parse_node as parse_node
 from tl_transcoders.circuits.nodes import parse_path as parse_path
 from tl_transcoders.circuits.nodes import write_node as write_node
 from tl_transcoders.circuits.nodes import write_path as write_path
+from tl_transcoders.splice.trace.run import Run as Run
+from tl_transcoders.splice.trace.run import capture as capture
