@@ -47,6 +47,7 @@ bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line 
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.loading
+	$(RUN) -m benchmarks.path_patching
 
 peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 

@@ -1,6 +1,7 @@
 """Path patching: against models whose edges are known, its slow twin, and its own laws."""
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import tl_transcoders as tlt
 from tests.cases import FEATURES, HOSTS, Host, Kind, case_id, tokens
 from tests.circuits.truth import Truth, ends_of
 from tests.circuits.truths import TRUTHS
+from tl_transcoders.circuits.metrics import LogitDiff
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, KeyValue, Logits, Mlp, Node
 from tl_transcoders.circuits.patching import ActiveFeatures, AllHeads, Freeze, sweep
 from tl_transcoders.circuits.patching.freeze import PRESETS
@@ -24,6 +26,7 @@ from tl_transcoders.transcoders import TopK
 
 pytestmark = pytest.mark.cases
 
+sweeping = sys.modules["tl_transcoders.circuits.patching.sweep"]  # whose name its function has
 RAW = [host for host in HOSTS if not host.processed]
 every_raw_host = pytest.mark.parametrize("host", RAW, ids=case_id)
 SKIP = Kind("topk-skip", TopK(5), skip=True)
@@ -94,6 +97,23 @@ def test_the_slow_twin_agrees(host: Host, kind: Kind, preset: Any) -> None:
             torch.testing.assert_close(fast.effect, slow, atol=3e-5, rtol=2e-3)
 
 
+def test_logits_at_a_position_receive_there_alone() -> None:
+    def everywhere(logits: Tensor) -> Tensor:
+        return logits[:, :, 5].sum(1)
+
+    model, senders, receivers = RAW[1].build(), [Head(0, 1), Feature(0, 3)], [Logits(3)]
+    with splice(model, SKIP.build(model), error="keep") as spliced:
+        base, source = capture(spliced, BASE), capture(spliced, SOURCE)
+        asked: dict[str, Any] = {"receivers": receivers, "metric": everywhere}
+        fast = tlt.path_patch(spliced, base, source, senders=senders, **asked).effect
+        slow = live_path_patch(spliced, BASE, SOURCE, senders, receivers, everywhere)
+        swept = sweep(spliced, base, source, senders=[AllHeads([0])], **asked)
+        one = tlt.path_patch(spliced, base, source, senders=[Head(0, 0)], **asked).effect
+    torch.testing.assert_close(fast, slow, atol=3e-5, rtol=2e-3)
+    torch.testing.assert_close(swept.effects[0], one, atol=1e-5, rtol=1e-4)
+    assert fast.abs().max() > 1e-3
+
+
 def test_the_twin_sees_a_wrong_decoder() -> None:
     model = RAW[1].build()
     transcoders = SKIP.build(model)
@@ -146,6 +166,56 @@ def test_a_sweep_is_path_patching_one_sender_at_a_time(host: Host, preset: Any) 
                 one = tlt.path_patch(spliced, base, source, senders=[node], **asked)
                 row = swept.effects[swept.nodes.index(node)]
                 torch.testing.assert_close(row, one.effect, atol=1e-5, rtol=1e-4)
+
+
+OTHER_SWEEPS: list[dict[str, Any]] = [
+    {"receivers": ["logits"], "metric": LogitDiff(torch.tensor([5, 6, 7]), torch.tensor([9, 8, 4]))},
+    {"receivers": ["a2.h0<k>@3", "a2.h1<v>@5"], "metric": last},
+    {"receivers": ["a1.h0<v>", "f2.5", "logits"], "metric": last},
+    {"receivers": ["e2"], "metric": last, "freeze": Freeze(errors="live")},
+    {"receivers": ["a2.h1"], "metric": last, "downstream": "direct"},
+    {"receivers": ["a1.h1<q>"], "metric": last, "freeze": Freeze(mlps=False, errors="zero")},
+    {"receivers": ["f2.5"], "metric": last, "freeze": Freeze(thresholds=True, errors="source")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", OTHER_SWEEPS, ids=lambda asked: str(list(asked.values())[::2]))
+@pytest.mark.parametrize("budget", [1, sweeping.BUDGET])
+def test_sweeps_of_many_passes_and_of_one(
+    asked: dict[str, Any], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "BUDGET", budget)
+    model = RAW[1].build()
+    with splice(model, CLT.build(model), error="keep") as spliced:
+        base, source = capture(spliced, BASE), capture(spliced, SOURCE)
+        families = [AllHeads([0, 1]), ActiveFeatures([0])]
+        swept = sweep(spliced, base, source, senders=families, **asked)
+        assert swept.effects.abs().max() > 1e-4
+        for node in swept.nodes[::5]:
+            if isinstance(node, Head) and node.layer == 1 and "a1" in asked["receivers"][0]:
+                continue  # not before every receiver
+            one = tlt.path_patch(spliced, base, source, senders=[node], **asked)
+            row = swept.effects[swept.nodes.index(node)]
+            torch.testing.assert_close(row, one.effect, atol=1e-5, rtol=1e-4)
+
+
+def test_effects_have_axes() -> None:
+    model = RAW[0].build()
+    with splice(model, SKIP.build(model)) as spliced:
+        families = [AllHeads([1]), ActiveFeatures([2])]
+        swept = sweep(spliced, BASE, SOURCE, senders=families, receivers=["logits"], metric=last)
+    for node, effects in zip(swept.nodes, swept.effects, strict=True):
+        match node:
+            case Head(layer, head):
+                assert torch.equal(swept.heads[layer, head], effects)
+            case Feature(layer, index):
+                assert torch.equal(swept.features(layer)[index], effects)
+            case _:
+                raise AssertionError(node)
+    assert swept.heads.shape == (2, 2, 3)
+    assert not swept.heads[0].any()
+    assert swept.features(2).count_nonzero() == swept.effects[2:].count_nonzero()
+    assert swept.features(1).shape == (0, 3)
 
 
 @every_raw_host

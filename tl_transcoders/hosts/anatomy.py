@@ -186,8 +186,22 @@ class Attention:
         first: int = 0,
     ) -> Float[Tensor, "batch head query key"]:
         """Softmax of the scores of turned queries over the turned keys each may see."""
-        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * wiring.scale
-        visible = wiring.visible[first : first + q.shape[1], : k.shape[1]]
+        return self.weigh(self.products(q, k), wiring, first)
+
+    def products(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key head d_head"],
+    ) -> Float[Tensor, "batch head query key"]:
+        """q · k of turned queries and keys, not yet scaled."""
+        return torch.einsum("bqhd,bkhd->bhqk", q, k)
+
+    def weigh(
+        self, products: Float[Tensor, "batch head query key"], wiring: Wiring, first: int = 0
+    ) -> Float[Tensor, "batch head query key"]:
+        """Softmax of the scaled products over the keys each query may see."""
+        scores = products * wiring.scale
+        visible = wiring.visible[first : first + scores.shape[2], : scores.shape[3]]
         scores = scores.masked_fill(~visible, float("-inf"))
         wide = torch.float32 if scores.dtype in LOW_PRECISION else scores.dtype
         return scores.softmax(-1, dtype=wide).to(scores.dtype)

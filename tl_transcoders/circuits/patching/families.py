@@ -1,11 +1,11 @@
 """Families of senders, swept in one go."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.checks import check_exists, depth
@@ -15,7 +15,7 @@ from tl_transcoders.circuits.nodes import Feature, Head, Node
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.send import check_record
 from tl_transcoders.circuits.values import Place, Values
-from tl_transcoders.splice.trace.forward import Rows
+from tl_transcoders.splice.trace.forward import Spot
 from tl_transcoders.splice.trace.run import Run
 from tl_transcoders.transcoders import SparseFeatures
 
@@ -54,19 +54,53 @@ class Batch:
     example: Int[Tensor, " row"]
     edit: Edit
 
-    def part(self, rows: slice) -> tuple[Rows, Edit, Tensor]:
-        """Some of the rows: where they continue the base run, their edit and their senders."""
+    def rows(self, rows: slice) -> Edit:
+        """The edit of some of the rows."""
         e = self.edit
-        first = int(e.positions.min())
-        edit = Edit(
+        channels = None if e.channels is None else e.channels[rows]
+        return replace(e, value=e.value[rows], base=e.base[rows], channels=channels)
+
+    def changes(self) -> "Changes":
+        """The tokens at which anything changes."""
+        e = self.edit
+        assert e.channels is not None
+        row, at = (e.value != e.base).flatten(2).any(2).nonzero(as_tuple=True)
+        return Changes(
             spot=e.spot,
             layer=e.layer,
-            positions=e.positions,
-            value=e.value[rows],
-            base=e.base[rows],
-            channels=None if e.channels is None else e.channels[rows],
+            node=self.node[row],
+            example=self.example[row],
+            position=e.positions[at],
+            value=e.value[row, at, None],
+            base=e.base[row, at, None],
+            channels=e.channels[row],
         )
-        return Rows(self.example[rows], first), edit, self.node[rows]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Tokens at which one sender each, of one layer, changes: where it stands in the batch, what it becomes and was."""
+
+    spot: Spot
+    layer: int
+    node: Int[Tensor, " token"]
+    example: Int[Tensor, " token"]
+    position: Int[Tensor, " token"]
+    value: Float[Tensor, "token 1 ..."]
+    base: Float[Tensor, "token 1 ..."]
+    channels: Int[Tensor, "token 1"]
+
+    def edit(self, tokens: slice) -> Edit:
+        """What makes some of the changes, each in a prompt of one token."""
+        return Edit(
+            spot=self.spot,
+            layer=self.layer,
+            positions=self.position.new_zeros(1),
+            value=self.value[tokens],
+            base=self.base[tokens],
+            channels=self.channels[tokens],
+        )
 
 
 def places_of(family: Family, base: Run) -> list[Place]:

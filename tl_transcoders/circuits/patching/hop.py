@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.nodes import Logits, Node
@@ -32,6 +32,11 @@ class Hop:
     errors: ErrorPolicy
     source: Run | None = None
 
+    @property
+    def replays(self) -> bool:
+        """Whether what is computed again is what it was in the base run, where nothing changes."""
+        return self.errors not in ("zero", "source")
+
     def arrive(self, edits: Sequence[Edit], receivers: Iterable[Node]) -> Arrived:
         """What receivers read when senders are edited and heads keep their base values."""
         places = {place_of(node, self.run) for node in receivers}
@@ -47,8 +52,12 @@ class Hop:
 
         start = min(edit.layer for edit in edits)
         stop = max(min(layer + 1, last) for _, layer in places)
-        forward = self._forward(visit, between=True)
-        x = forward.run(self.rows.of(self.run.entering(start)), start=start, stop=stop)
+        forward, at = self._forward(visit, between=True), start
+        x = self.rows.of(self.run.entering(start))
+        for first, behind in self._stretches(edits, places, start, stop):
+            x = forward.run(self._carry(x, at, first), start=first, stop=behind)
+            at = behind
+        x = self._carry(x, at, stop)
         if ("logits_in", last) in places:
             seen["logits_in", last] = x
         return seen
@@ -78,6 +87,26 @@ class Hop:
         forward = self._forward(self._edits(edits))
         start = min((edit.layer for edit in edits), default=0)
         return forward.run(self.rows.of(self.run.entering(start)), start=start)
+
+    def _stretches(
+        self, edits: Sequence[Edit], places: set[Place], start: int, stop: int
+    ) -> list[tuple[int, int]]:
+        """Where blocks must run; those left out only add what they added in the base run."""
+        if not self.freeze.mlps:
+            return [(start, stop)]
+        model, edited = self.run.model, {edit.layer for edit in edits}
+        busy = {*edited, *(layer for _, layer in places), *model.saes}
+        for layer, swap in model.swaps.items():
+            if swap.W_skip is not None or edited & set(swap.sources):
+                busy.add(layer)
+        return [(layer, layer + 1) for layer in range(start, stop) if layer in busy]
+
+    def _carry(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """What x becomes when the blocks from start to stop add what they added in the base run."""
+        if start == stop:
+            return x
+        change = x - self.rows.of(self.run.entering(start))
+        return self.rows.of(self.run.entering(stop)) + change
 
     def _mixed(self, edits: list[Edit]) -> Edit:
         layer = edits[0].layer
@@ -112,3 +141,17 @@ class Hop:
             errors_of=errors_of,
             visit=visit,
         )
+
+
+def at_logits(
+    receivers: Iterable[Node],
+    x: Float[Tensor, "row pos d_model"],
+    base: Float[Tensor, "row pos d_model"],
+    positions: Int[Tensor, "*row pos"],
+) -> Float[Tensor, "row pos d_model"]:
+    """What the logits among the receivers get: x at the positions they stand for, elsewhere what they had."""
+    wanted = [node.pos for node in receivers if isinstance(node, Logits)]
+    if None in wanted:
+        return x
+    here = torch.isin(positions, torch.tensor(wanted, device=x.device))
+    return torch.where(here[..., None], x, base)

@@ -23,7 +23,7 @@ from tl_transcoders.circuits.metrics import AbstractMetric, Metric, as_metric
 from tl_transcoders.circuits.nodes import Logits, Node, parse_node
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.freeze import ErrorPolicy, Freeze, Preset, as_freeze
-from tl_transcoders.circuits.patching.hop import Arrived, Hop
+from tl_transcoders.circuits.patching.hop import Arrived, Hop, at_logits
 from tl_transcoders.circuits.patching.send import Nodes, Senders, records_of, send
 from tl_transcoders.circuits.read_metric import read_metric
 from tl_transcoders.errors import ConfigError
@@ -115,7 +115,7 @@ def path_patch(
         edits = send(records, base_run, source_run)
         patched = follow(hop, edits, groups[1:], measured, downstream)
         return PatchResult(
-            effect=patched - unpatched(hop, measured, downstream),
+            effect=patched - unpatched(hop, edits, groups[1:], measured, downstream),
             base=read_metric(base_run, measured, base_run.resid_final, hop.rows),
             source=metric_of(source_run, measured),
         )
@@ -196,6 +196,20 @@ def follow(
         arrived = hop.arrive(sent, group)
         edits = hop.answer(group, arrived)
     x = arrived.get(("logits_in", hop.run.model.n_layers))
+    if x is not None:
+        positions = torch.arange(hop.rows.first, hop.run.shape[1], device=x.device)
+        x = at_logits(groups[-1], x, hop.rows.of(hop.run.resid_final), positions)
+    return measure(hop, edits, x, metric, downstream)
+
+
+def measure(
+    hop: Hop,
+    edits: list[Edit],
+    x: Float[Tensor, "row pos d_model"] | None,
+    metric: AbstractMetric,
+    downstream: Downstream,
+) -> Float[Tensor, " row"]:
+    """The metric of every row when receivers have their answers; x is what the logits receive, if they do."""
     if edits:
         beyond = _beyond(hop, edits, downstream)
         base = hop.rows.of(hop.run.resid_final)
@@ -205,12 +219,18 @@ def follow(
     return read_metric(hop.run, metric, x, hop.rows, gain=gain)
 
 
-def unpatched(hop: Hop, metric: AbstractMetric, downstream: Downstream) -> Float[Tensor, " row"]:
-    """The metric without any patch: the base run's, or that of the base run with errors of another kind."""
-    x = hop.rows.of(hop.run.resid_final)
-    if hop.errors in ("zero", "source") and downstream == "live":
-        x = hop.live([])
-    return read_metric(hop.run, metric, x, hop.rows)
+def unpatched(
+    hop: Hop,
+    edits: Sequence[Edit],
+    groups: Sequence[Sequence[Node]],
+    metric: AbstractMetric,
+    downstream: Downstream,
+) -> Float[Tensor, " row"]:
+    """The metric when senders keep their base values: the base run's, unless errors are of another kind."""
+    if hop.replays:
+        return read_metric(hop.run, metric, hop.rows.of(hop.run.resid_final), hop.rows)
+    kept = [replace(edit, value=edit.base) for edit in edits]
+    return follow(hop, kept, groups, metric, downstream)
 
 
 def _beyond(hop: Hop, edits: list[Edit], downstream: Downstream) -> Tensor:

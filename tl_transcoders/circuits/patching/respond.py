@@ -132,10 +132,10 @@ class Responder:
     def _bar(self, swap: Swap, block: Block, index: int, k: int) -> Tensor:
         """What a feature has to exceed among the others of the base run: their k-th largest pre-activation."""
         spot: Spot = "mlp_in" if swap.site is None else "sae_in"
-        x = self.rows.of(self.run.values[spot, swap.layer])
+        x = self.run.values[spot, swap.layer]
         pre = swap.pre_activations(x if swap.site is not None else swap.read(block, x))
         pre[..., index] = float("-inf")
-        return pre.topk(k, dim=-1).values[..., -1]
+        return self.rows.of(pre.topk(k, dim=-1).values[..., -1])
 
     def _error(self, swap: Swap, x: Tensor) -> Tensor:
         block = self.run.model.anatomy.blocks[swap.layer]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tl_transcoders.hosts import Anatomy, Block, Norm, Wiring
+from tl_transcoders.splice.trace.earlier import Earlier
 from tl_transcoders.splice.trace.swap import Features, Swap, product
 from tl_transcoders.transcoders import SparseFeatures
 
@@ -148,18 +149,27 @@ class Forward:
         """What the heads of a layer mix, from the residual stream they read."""
         block = self.model.anatomy.blocks[layer]
         attention, wiring = block.attention, self.wirings[layer]
-        first = 0 if self.frozen is None else self.frozen.rows.first
+        earlier = self._earlier(layer)
+        first = 0 if earlier is None else earlier.length
         normed = block.ln1(x)
         q = self.visit("q", layer, attention.q(normed))
         k = self.visit("k", layer, attention.k(normed))
         v = self.visit("v", layer, attention.v(normed))
+        q = attention.turn_q(q, wiring, first)
         k = self.visit("turned_k", layer, attention.turn_k(k, wiring, first))
-        if self.frozen is not None and first:
-            before, values = self.frozen.rows.before, self.frozen.values
-            k = torch.cat([before(values["turned_k", layer]), k], dim=1)
-            v = torch.cat([before(values["v", layer]), v], dim=1)
-        pattern = attention.pattern(attention.turn_q(q, wiring, first), k, wiring, first)
-        return attention.mix(self.visit("pattern", layer, pattern), v)
+        products = attention.products(q, k)
+        if earlier is not None:
+            products = torch.cat([earlier.products(q), products], dim=-1)
+        pattern = self.visit("pattern", layer, attention.weigh(products, wiring, first))
+        mixed = attention.mix(pattern[..., first:], v)
+        return mixed if earlier is None else mixed + earlier.mix(pattern[..., :first])
+
+    def _earlier(self, layer: int) -> Earlier | None:
+        if self.frozen is None or not self.frozen.rows.first:
+            return None
+        values, rows = self.frozen.values, self.frozen.rows
+        k, v = (values[spot, layer][:, : rows.first] for spot in ("turned_k", "v"))
+        return Earlier(k, v, rows.example)
 
     def _mlp(self, block: Block, layer: int, x: Tensor, coded: "Coded") -> Tensor:
         swap = self.model.swaps.get(layer)
@@ -222,10 +232,11 @@ class Forward:
         original: Callable[[], Tensor],
         coded: "Coded",
     ) -> Tensor:
-        if self.errors == "freeze" and self.frozen is not None:
+        stored = swap.stored_error
+        if self.frozen is not None and (self.errors == "freeze" or stored is not None):
             return self._frozen("error", swap.layer)
-        if swap.stored_error is not None:
-            return swap.stored_error.expand_as(y)
+        if stored is not None:
+            return stored.expand_as(y)
         if coded.changed:
             y = swap.decode(coded.unedited, x, carried).to(x.dtype)
         error, mask = original() - y, self._mask()
@@ -258,7 +269,8 @@ class Forward:
     def _mask(self) -> Tensor | None:
         if self.excluded is None or self.frozen is None:
             return self.excluded
-        return self.frozen.rows.of(self.excluded)
+        mask = self.frozen.rows.of(self.excluded)
+        return mask if mask.any() else None
 
     def _frozen(self, spot: Spot, layer: int) -> Tensor:
         assert self.frozen is not None
