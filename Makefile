@@ -43,7 +43,7 @@ lint: $(VENV)/.lint ## ruff, import contracts, pyright
 docs: $(VENV)/.docs ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.test peers ## the speed measurements; each prints one JSON line last
+bench: $(VENV)/.test $(TL3)/.stamp peers ## the speed measurements; each prints one JSON line last
 	$(RUN) -m benchmarks.splice
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.loading

@@ -15,6 +15,8 @@ sample of senders, whose effects are compared with the sweep's; `loop_seconds` i
 sides have their base and source runs beforehand and use the same threads. They take turns, and the median of the
 sweeps counts. `cpu_speedup` is the same ratio in seconds of the processors, which other work on the machine changes less.
 
+Edge attribution is timed by `benchmarks.eap`, on transformer-lens 3.9.
+
 `python -m benchmarks.path_patching` prints one JSON line last.
 """
 
@@ -22,7 +24,10 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -44,6 +49,7 @@ from tl_transcoders.splice.trace.run import Run, capture
 T = TypeVar("T")
 RECEIVERS = ("logits", "a23.h3<q>")
 OPENING = "Then, as far as anyone can remember,"
+ROOT = Path(__file__).parents[1]
 FAMILIES = (AllHeads(), ActiveFeatures())
 
 
@@ -71,19 +77,33 @@ def main(
             receiver: compare(loop, runs, receiver, sampled, rounds)
             for receiver in receivers.split()
         }
-        edge = {}  # edge_speedup: edge attribution against EAP-IG's algorithm goes here
+    edges = on_3_9("benchmarks.eap", "--rounds", str(rounds))
     result = {
         "benchmark": "path_patching",
         "sweep_speedup": min(f["speedup"] for f in found.values()),
         "max_abs_diff": max(f["max_abs_diff"] for f in found.values()),
-        **edge,
+        "edge_speedup": edges["edge_speedup"],
         "receivers": found,
+        "edges": edges,
         **facts,
         "transcoders": "trained" if trained else "random",
         "load_average": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(result))
+
+
+def on_3_9(module: str, *arguments: str) -> dict[str, Any]:
+    """What another benchmark prints on transformer-lens 3.9, whose HookedTransformer has the hooks it needs."""
+    overlay = f"{ROOT / '.tl3'}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": overlay},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def random_transcoders() -> tlt.TranscoderSet:
