@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import HOSTS, Host, Kind, case_id, tokens
+from tests.cases import HOSTS, WHOLE_TABLE, Host, Kind, case_id, tokens
 from tl_transcoders.circuits.attribution import (
     Attribution,
     AttributionPatching,
@@ -40,6 +40,12 @@ KINDS = [
     Kind("sae-resid_post", TopK(5), read="resid_post", write="resid_post"),
     Kind("sae-z", TopK(5), read="z", write="z"),
 ]
+CASES = [
+    (host, kind)
+    for i, host in enumerate(RAW)
+    for j, kind in enumerate(KINDS)
+    if WHOLE_TABLE or (i + j) % 2 == 0
+]
 METHODS = [AttributionPatching(), IntegratedGradients(2), RelP(), FrozenLinear()]
 BASE, SOURCE = tokens(seed=1), tokens(seed=2)
 Errors = Literal["freeze", "live"]
@@ -70,8 +76,7 @@ def assert_sums(found: Attribution) -> None:
     assert found.edges.kept == pytest.approx(1.0)
 
 
-@every_raw_host
-@pytest.mark.parametrize("kind", KINDS, ids=case_id)
+@pytest.mark.parametrize(("host", "kind"), CASES, ids=case_id)
 @pytest.mark.parametrize("errors", ["freeze", "live"])
 def test_edges_of_a_sender_sum_to_its_effect(host: Host, kind: Kind, errors: Errors) -> None:
     model = host.build()
@@ -92,7 +97,7 @@ def test_edges_of_a_sender_sum_to_its_effect(host: Host, kind: Kind, errors: Err
 
 @every_raw_host
 @pytest.mark.parametrize("errors", ["freeze", "live"])
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("alpha", [0.1, 0.7])
 def test_inputs_account_for_the_slope_between_base_and_source(
     host: Host, errors: Errors, alpha: float
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import tl_transcoders as tlt
-from tests.cases import HOSTS, Kind, case_id, tokens
+from tests.cases import HOSTS, Kind, case_id, only_in_the_whole_table, tokens
 from tests.circuits.truth import Truth
 from tests.circuits.truths import TRUTHS
 from tests.circuits.universe import all_edges
@@ -21,7 +21,7 @@ from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 
 TWO = Kind("two-layers", TopK(5), layers=(0, 2))
 BASE, SOURCE = tokens(seed=1), tokens(seed=2)

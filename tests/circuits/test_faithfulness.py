@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 import tl_transcoders as tlt
-from tests.cases import HOSTS, POS, WHOLE_TABLE, Host, Kind, case_id, tokens
+from tests.cases import (
+    HOSTS,
+    POS,
+    WHOLE_TABLE,
+    Host,
+    Kind,
+    case_id,
+    only_in_the_whole_table,
+    tokens,
+)
 from tests.circuits.truth import Truth
 from tests.circuits.truths import TRUTHS
 from tests.circuits.universe import all_edges, all_nodes
@@ -34,7 +43,7 @@ from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import Run, capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 
 RAW = [host for host in HOSTS if not host.processed]
 every_raw_host = pytest.mark.parametrize("host", RAW, ids=case_id)
@@ -131,11 +140,11 @@ def test_nodes_left_out_are_patched_or_ablated(host: Host, kind: Kind) -> None:
         rng, nodes = random.Random(str(kind)), all_nodes(base)[1:]
         kept = [*rng.sample(nodes, len(nodes) // 2), Head(1, 0)]
         out = [node for node in nodes if node not in kept]
-        means = Mean(OTHERS, per_position=False)
+        means, others = Mean(OTHERS, per_position=False), capture(spliced, OTHERS)
         for ablation, edits in (
             (Resample(), dict.fromkeys(out, tlt.Patch(SOURCE))),
             (Zero(), dict.fromkeys(out, tlt.Ablate())),
-            (means, {node: tlt.Set(_mean(capture(spliced, OTHERS), node)) for node in out}),
+            (means, {node: tlt.Set(_mean(others, node)) for node in out}),
         ):
             slow = last(tlt.intervene(spliced, BASE, edits).logits)
             fast = faithfulness(
@@ -330,16 +339,17 @@ def test_a_gate_needs_both_of_its_inputs() -> None:
     truth = next(t for t, _ in TRUTHS if t.name == "D-and-gate")
     with splice(truth.model("bridge"), truth.plan.transcoders(), error="keep") as spliced:
         base, source = capture(spliced, truth.base_tokens), capture(spliced, truth.source_tokens)
-        one = [parse_path(p) for p in ("embed->f0.0", "f0.0->f1.0", "f1.0->logits")]
+        one = [parse_path(p) for p in ("embed->f0.0", "f0.0->f1.0")]
         both = [*one, *(parse_path(p) for p in ("embed->f0.1", "f0.1->f1.0"))]
-        alone, pair = (
+        out = parse_path("f1.0->logits")
+        alone, pair, whole = (
             _measure(spliced, base, source, truth, Circuit(edges=e))  # pyright: ignore
-            for e in (one, both)
+            for e in (one, both, [*one, out])
         )
-    assert alone.faithfulness == pytest.approx(1)
-    assert alone.completeness == pytest.approx(1)
-    assert pair.faithfulness == pytest.approx(1)
+    assert alone.completeness == pytest.approx(1)  # the other input holds the gate off as well
     assert pair.completeness == pytest.approx(0)
+    assert whole.faithfulness == pytest.approx(1)
+    assert whole.completeness == pytest.approx(0)  # nothing else reads the gate
 
 
 # the result

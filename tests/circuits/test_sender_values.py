@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 import tl_transcoders as tlt
-from tests.cases import D_MODEL, HOSTS, Host, Kind, case_id, tokens
+from tests.cases import (
+    D_MODEL,
+    HOSTS,
+    WHOLE_TABLE,
+    Host,
+    Kind,
+    case_id,
+    only_in_the_whole_table,
+    tokens,
+)
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, Node
 from tl_transcoders.circuits.patching import ActiveFeatures, AllHeads, Freeze, sweep
 from tl_transcoders.circuits.reference import live_path_patch
@@ -17,10 +26,10 @@ from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = pytest.mark.cases
+pytestmark = only_in_the_whole_table
 
 RAW = [host for host in HOSTS if not host.processed]
-every_raw_host = pytest.mark.parametrize("host", RAW, ids=case_id)
+every_raw_host = pytest.mark.parametrize("host", RAW if WHOLE_TABLE else RAW[::2], ids=case_id)
 SKIP = Kind("topk-skip", TopK(5), skip=True)
 BASE, SOURCE, DATA = tokens(seed=1), tokens(seed=2), tokens(11, seed=3)
 CLOSE: dict[str, Any] = {"atol": 3e-5, "rtol": 2e-3}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.checks import check_exists, depth
 from tl_transcoders.circuits.edits import Edit as Record
-from tl_transcoders.circuits.edits import new_value
+from tl_transcoders.circuits.edits import Add, Set, new_value
 from tl_transcoders.circuits.nodes import Feature, Head, Node
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.send import check_record
@@ -162,7 +162,14 @@ def _features(layer: int, base: Run, value: Record, theirs: Given, positions: Te
     if theirs is not None:
         sparse = SparseFeatures.from_dense(theirs) if isinstance(theirs, Tensor) else theirs
         runs.append(_active(sparse, positions, base.shape))
-    pairs, inverse = torch.cat([key for key, _, _ in runs]).unique(return_inverse=True)
+    keys = torch.cat([key for key, _, _ in runs])
+    pairs = keys.unique()
+    if isinstance(
+        value, Set | Add
+    ):  # these change a feature in prompts where it is not active, too
+        prompts = torch.arange(base.shape[0], device=keys.device)[:, None]
+        pairs = (prompts * width + (pairs % width).unique()).flatten()
+    inverse = torch.searchsorted(pairs, keys)
     was, *other = (
         values.new_zeros(len(pairs), len(positions)).index_put((row, column), values)
         for row, (_, column, values) in zip(
