@@ -68,9 +68,7 @@ class NodeTable:
         return cls(torch.cat([table.rows for table in tables]))
 
     @classmethod
-    def features(
-        cls, layer: int, pos: Int[Tensor, " n"], index: Int[Tensor, " n"]
-    ) -> "NodeTable":
+    def features(cls, layer: int, pos: Int[Tensor, " n"], index: Int[Tensor, " n"]) -> "NodeTable":
         """Features of a layer."""
         kind = torch.full_like(pos, KINDS.index("feature"))
         return cls(

@@ -61,7 +61,7 @@ class Sources:
         features: dict[int, slice] = {}
         rest: dict[int, int] = {}
         rows = [_table(frame, "embed", 0)]
-        values = [torch.zeros(frame.length, 1)]
+        values = [torch.zeros(frame.length, 1, dtype=frame.dtype)]
         n_slots = 1
         for layer in range(frame.n_layers):
             if layer in active:
@@ -72,7 +72,7 @@ class Sources:
                 n_slots += width
             rest[layer] = n_slots
             rows.append(_rest_rows(frame, layer))
-            values.append(torch.zeros(frame.length, 1))
+            values.append(torch.zeros(frame.length, 1, dtype=frame.dtype))
             n_slots += 1
         every, value = torch.cat(rows, dim=1), torch.cat(values, dim=1)
         there = every[..., 0] != NOTHING

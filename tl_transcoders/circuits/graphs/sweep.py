@@ -58,14 +58,20 @@ class Sweeper:
             budget,
         )
 
-    def rows(self, targets: NodeTable) -> list[Rows]:
-        """The rows of targets, those of one position and so many that they fit the budget at a time."""
+    def rows(self, targets: NodeTable, first: int = 0) -> list[Rows]:
+        """The rows of targets, those of one position and so many that they fit the budget at a time.
+
+        `first` is the number of the first of them.
+        """
         order = torch.argsort(targets.layer, descending=True, stable=True)
         order = order[torch.argsort(targets.pos[order], stable=True)]
         found = []
         for at_pos in order.split(torch.unique(targets.pos, return_counts=True)[1].tolist()):
             fitting = self._fitting(int(targets.pos[at_pos[0]]) + 1)
-            found += [self._sweep(targets.take(part), part) for part in at_pos.split(fitting)]
+            found += [
+                Sweep(self, targets.take(part), part + first).run()
+                for part in at_pos.split(fitting)
+            ]
         return found
 
     def _fitting(self, length: int) -> int:
@@ -74,14 +80,10 @@ class Sweeper:
         a_target = (attention.W_O.shape[2] + 2 * z) * length * self.frame.dtype.itemsize
         return max(1, self.budget // a_target)
 
-    def _sweep(self, targets: NodeTable, number: Int[Tensor, " n"]) -> Rows:
-        """Targets of one position, the highest layers first."""
-        return Sweep(self, targets, number).run()
-
 
 @final
 class Sweep:
-    """One of them. `g[n pos d_model]` is the gradient of every target so far, at the layer the sweep has come to."""
+    """A sweep of targets of one position, the highest layers first. `g[n pos d_model]` is the gradient of every target so far, at the layer the sweep has come to."""
 
     def __init__(self, sweeper: Sweeper, targets: NodeTable, number: Int[Tensor, " n"]) -> None:
         frame, n = sweeper.frame, len(targets)

@@ -75,9 +75,7 @@ def wires(frame: Frame, layer: int) -> Wires:
     )
 
 
-def _bias(
-    block: Block, pattern: Float[Tensor, "head query key"]
-) -> Float[Tensor, "query d_model"]:
+def _bias(block: Block, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "query d_model"]:
     """What heads write of their own: the biases of the norm before them, of their values, of their output."""
     attention = block.attention
     v = torch.einsum("d,gde->ge", block.ln1.bias, attention.W_V) + attention.b_V
