@@ -16,7 +16,6 @@ from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.graphs.sweep import Sweeper
 from tl_transcoders.circuits.graphs.trace import trace
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
-from tl_transcoders.hosts import quiet
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import Run, as_run
 
@@ -66,16 +65,15 @@ def attribution_graph(
     run = _run(spliced, prompt)
     outcomes = Outcomes.of(run, targets)
     frame = Frame.of(run)
-    with quiet(spliced.host):
-        sources = Sources.of(frame)
-        traced = trace(
-            Sweeper.of(frame, sources, memory),
-            NodeTable.of(outcomes.nodes, frame.n_layers),
-            outcomes.weight,
-            max_features=max_features,
-            per_update=per_update,
-        )
-        return assemble(frame, sources, traced, outcomes, _words(spliced, run))
+    sources = Sources.of(frame)
+    traced = trace(
+        Sweeper.of(frame, sources, memory),
+        NodeTable.of(outcomes.nodes, frame.n_layers),
+        outcomes.weight,
+        max_features=max_features,
+        per_update=per_update,
+    )
+    return assemble(frame, sources, traced, outcomes, _words(spliced, run))
 
 
 def _run(spliced: Spliced, prompt: Prompt) -> Run:

@@ -54,7 +54,7 @@ class Frame:
         """The transcoder of a layer."""
         return self.run.model.swaps.get(layer)
 
-    def value(self, spot: Spot, layer: int) -> Float[Tensor, "pos *rest"]:
+    def value(self, spot: Spot, layer: int) -> Float[Tensor, "pos ..."]:
         """What the run computed."""
         return self.run.values[spot, layer][0].to(self.dtype)
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.frame import Frame
-from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable
+from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.readers import directions
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Mlp
-from tl_transcoders.hosts import quiet
+from tl_transcoders.hosts import Norm, quiet
 from tl_transcoders.splice.trace.forward import FeatureChange, Rows, Spot
 from tl_transcoders.splice.trace.run import Run
 
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
 
+Removable = Embed | Feature | Error | Mlp
+
+
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
     """What removing each of some nodes did to every target, beside what the edges say: −effect."""
 
-    removed: tuple[GraphNode, ...]
+    removed: tuple[Removable, ...]
     found: Float[Tensor, "removed target"]
     expected: Float[Tensor, "removed target"]
 
@@ -46,7 +49,8 @@ def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
     shuffled = torch.randperm(len(writers), generator=torch.Generator().manual_seed(seed))
     chosen = writers[shuffled[:n]]
     (targets,) = (~graph.value.isnan()).nonzero(as_tuple=True)
-    removal = Removal(run, tuple(graph.nodes.take(chosen)), graph.nodes.take(targets))
+    nodes = tuple(node for node in graph.nodes.take(chosen) if isinstance(node, Removable))
+    removal = Removal(run, nodes, graph.nodes.take(targets))
     found = removal.run_all()
     expected = graph.effect.new_zeros(len(chosen), len(graph.nodes))
     for row, source in enumerate(chosen):
@@ -61,7 +65,7 @@ class Removal:
     """Nodes of a run on one prompt, one to remove in every row, and the targets to read in all rows."""
 
     run: Run
-    nodes: tuple[GraphNode, ...]
+    nodes: tuple[Removable, ...]
     targets: NodeTable
     _changes: list[tuple[Int[Tensor, " n"], Tensor]] = field(default_factory=list)
     _stream: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -87,7 +91,7 @@ class Removal:
                     self._stream = value
                 case "v":
                     block = frame.block(layer)
-                    scale = block.ln1.scale(self.run.values["resid_pre", layer])
+                    scale = self._scale(block.ln1, self.run.values["resid_pre", layer])
                     return block.attention.v(block.ln1(self._stream, scale))
                 case "pattern":
                     return self.run.values["pattern", layer].expand_as(value)
@@ -104,12 +108,16 @@ class Removal:
 
         return visit
 
-    def _here(self, kind: type[GraphNode], layer: int) -> Iterator[tuple[int, GraphNode]]:
+    def _scale(self, norm: Norm, base: Tensor) -> Float[Tensor, "removed pos 1"]:
+        """The norm's σ in the run, for every row."""
+        return norm.scale(base).expand(len(self.nodes), -1, -1)
+
+    def _here(self, kind: type[Removable], layer: int) -> Iterator[tuple[int, Removable]]:
         for row, node in enumerate(self.nodes):
             if isinstance(node, kind) and (isinstance(node, Embed) or node.layer == layer):
                 yield row, node
 
-    def _without(self, kind: type[GraphNode], layer: int, value: Tensor, base: Tensor) -> Tensor:
+    def _without(self, kind: type[Removable], layer: int, value: Tensor, base: Tensor) -> Tensor:
         """A copy in which nodes of a kind have written nothing."""
         value = value.clone()
         for row, node in self._here(kind, layer):
@@ -148,6 +156,6 @@ class Removal:
                 return swap.read(block, x, scale)
 
             norm = block.ln2
-        scale = norm.scale(base)
-        change = (read(x, scale) - read(base, scale)).to(frame.dtype)[:, targets.pos]
+        scale = self._scale(norm, base)
+        change = (read(x, scale) - read(base, scale[:1])).to(frame.dtype)[:, targets.pos]
         self._changes.append((which, (change * vectors.to(frame.dtype)).sum(-1)))
