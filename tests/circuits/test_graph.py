@@ -268,7 +268,9 @@ def test_wrong_prompts_and_models_are_told(graph: Graph) -> None:
         attribution_graph(spliced, PROMPT)
 
 
-@pytest.mark.parametrize(("bias", "told"), [(-1e6, "no active"), (float("nan"), "not finite")])
+@pytest.mark.parametrize(
+    ("bias", "told"), [(-1e6, "no active"), (float("nan"), "logits that are NaN")]
+)
 def test_silent_or_broken_transcoders_are_told(bias: float, told: str) -> None:
     model = HOST.build()
     transcoders = Kind("relu").build(model)
