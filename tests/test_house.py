@@ -45,6 +45,8 @@ OF_PATCHING = {"ActiveFeatures", "AllHeads", "PatchResult", "SweepResult", "swee
 """Those reached through `tl_transcoders.circuits.patching`."""
 OF_ATTRIBUTION = {"EdgeEffects", "NodeEffects"}
 """Those reached through `tl_transcoders.circuits.attribution`."""
+OF_GRAPHS = {"Bias", "Difference", "Token", "TopTokens", "Validation"}
+"""Those reached through `tl_transcoders.circuits.graphs`."""
 
 OF_CIRCUITS = {
     "Curve",
@@ -76,7 +78,7 @@ def test_import_contracts_hold() -> None:
 
 
 def test_public_names_are_the_documented_names() -> None:
-    elsewhere = OF_HUB | OF_PATCHING | OF_ATTRIBUTION | OF_CIRCUITS
+    elsewhere = OF_HUB | OF_PATCHING | OF_ATTRIBUTION | OF_CIRCUITS | OF_GRAPHS
     assert set(tlt.__all__) | elsewhere == documented("api.md")
 
 

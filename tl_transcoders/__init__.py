@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tl_transcoders.circuits.edits import Patch as Patch
     from tl_transcoders.circuits.edits import Scale as Scale
     from tl_transcoders.circuits.edits import Set as Set
+    from tl_transcoders.circuits.graphs import Graph as Graph
+    from tl_transcoders.circuits.graphs import attribution_graph as attribution_graph
     from tl_transcoders.circuits.interventions import Intervened as Intervened
     from tl_transcoders.circuits.interventions import intervene as intervene
     from tl_transcoders.circuits.interventions import intervening as intervening
@@ -62,6 +64,7 @@ _LATER: Final = {
     "Feature": "tl_transcoders.circuits.nodes",
     "Freeze": "tl_transcoders.circuits.patching",
     "FrozenLinear": "tl_transcoders.circuits.attribution",
+    "Graph": "tl_transcoders.circuits.graphs",
     "Head": "tl_transcoders.circuits.nodes",
     "IntegratedGradients": "tl_transcoders.circuits.attribution",
     "Intervened": "tl_transcoders.circuits.interventions",
@@ -75,6 +78,7 @@ _LATER: Final = {
     "Set": "tl_transcoders.circuits.edits",
     "TrainConfig": "tl_transcoders.training",
     "attribute": "tl_transcoders.circuits.attribution",
+    "attribution_graph": "tl_transcoders.circuits.graphs",
     "evaluate": "tl_transcoders.evaluation",
     "intervene": "tl_transcoders.circuits.interventions",
     "intervening": "tl_transcoders.circuits.interventions",
@@ -97,6 +101,7 @@ __all__ = [
     "Feature",
     "Freeze",
     "FrozenLinear",
+    "Graph",
     "Head",
     "HookedTranscoder",
     "IntegratedGradients",
@@ -118,6 +123,7 @@ __all__ = [
     "TranscoderConfig",
     "TranscoderSet",
     "attribute",
+    "attribution_graph",
     "check",
     "evaluate",
     "intervene",

@@ -71,6 +71,7 @@ def observe(
             stack.callback(_record(host, name, seen).remove)
         stack.callback(_record_before(host, "blocks.0.hook_resid_pre", "embed", seen).remove)
         logits = host.logits(tokens)
+        _check_numbers(logits)
         wirings = tuple(_wiring(host, anatomy, layer, seen) for layer in range(host.n_layers))
     return Observation(embed=seen["embed"], wirings=wirings, logits=logits)
 
@@ -78,6 +79,16 @@ def observe(
 def quiet(host: AbstractHost, *, keep: Iterable[int] = ()) -> Silence:
     """A context in which no hook of the model fires, but for the torch hooks whose ids are in `keep`."""
     return Silence(list(all_hook_points(host.model)), keep=set(keep))
+
+
+def _check_numbers(logits: Tensor) -> None:
+    if logits.isnan().any():
+        raise SpliceError(
+            "circuits",
+            got="logits that are NaN",
+            expected="numbers",
+            do="Check the weights of the model and of the transcoders; try float32.",
+        )
 
 
 def _record(host: AbstractHost, name: str, seen: dict[str, Tensor]) -> Any:

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.checks import check_exists, depth
-from tl_transcoders.circuits.edits import Edit as Record
 from tl_transcoders.circuits.edits import Add, Set, new_value
+from tl_transcoders.circuits.edits import Edit as Record
 from tl_transcoders.circuits.nodes import Feature, Head, Node
 from tl_transcoders.circuits.patching.edits import Edit
 from tl_transcoders.circuits.patching.send import check_record

@@ -186,7 +186,8 @@ class Forward:
         base = self._frozen("mlp_in", swap.layer)
         scale = block.ln2.scale(base) if self.frozen is not None and self.frozen.gains else None
         change = swap.read(block, x, scale) - swap.read(block, base)
-        return out + (change.to(swap.W_skip.dtype) @ swap.W_skip).to(out.dtype)
+        passed, mask = (change.to(swap.W_skip.dtype) @ swap.W_skip).to(out.dtype), self._mask()
+        return out + (passed if mask is None else passed.masked_fill(mask[..., None], 0))
 
     def _post(self, norm: Norm | None, spot: Spot, layer: int, out: Tensor) -> Tensor:
         if norm is None:

@@ -160,6 +160,13 @@ class Swap:
         return self.coder.b_dec
 
     @property
+    def b_enc(self) -> Float[Tensor, " feature"]:
+        """The biases of its features' pre-activations."""
+        if isinstance(self.coder, CrossLayerTranscoder):
+            return self.coder.b_enc[self.coder.layers.index(self.layer)]
+        return self.coder.b_enc
+
+    @property
     def W_skip(self) -> Float[Tensor, "d_in d_out"] | None:
         """The skip connection, where there is one."""
         if isinstance(self.coder, Transcoder):

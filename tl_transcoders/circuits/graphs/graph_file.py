@@ -1,0 +1,96 @@
+"""A graph as one safetensors file; what is no tensor is JSON in its header."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_transcoders.circuits.graphs.nodes import KINDS, NodeTable
+from tl_transcoders.errors import TranscoderFormatError
+
+if TYPE_CHECKING:
+    from tl_transcoders.circuits.graphs.graph import Graph
+
+FORMAT: Final = "tl_transcoders.graph"
+VERSION: Final = 1
+PER_NODE: Final = ("activation", "weight", "value", "left_out")
+PER_EDGE: Final = ("target", "source", "effect")
+PLAIN: Final = ("words", "n_layers", "errors", "gap")
+
+
+def write(path: Path, graph: "Graph") -> None:
+    """Write it beside its place first, so that no half-written file ever stands there."""
+    tensors = {name: getattr(graph, name).contiguous() for name in (*PER_NODE, *PER_EDGE)}
+    tensors |= {"tokens": graph.tokens.contiguous(), "nodes": graph.nodes.rows.contiguous()}
+    plain = {name: getattr(graph, name) for name in PLAIN}
+    header = {"format": FORMAT, "version": str(VERSION), "graph": json.dumps(plain)}
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        save_file(tensors, unfinished, metadata=header)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of a graph.
+
+    **Raises:** TranscoderFormatError for a file that is cut short, or holds anything but a graph.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if (header.get("format"), header.get("version")) != (FORMAT, str(VERSION)):
+                raise _wrong(path, f"format {header.get('format')!r:.80}", f"{FORMAT!r}, {VERSION}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            plain = json.loads(header.get("graph", "null"))
+    except (SafetensorError, ValueError, RecursionError) as error:
+        if isinstance(error, TranscoderFormatError):
+            raise
+        raise _wrong(path, f"{error}", "a graph that was written whole") from error
+    _check_plain(path, plain)
+    _check_tensors(path, tensors, len(plain["words"]))
+    nodes = NodeTable(tensors.pop("nodes"))
+    return {**tensors, **plain, "words": tuple(plain["words"]), "nodes": nodes}
+
+
+def _check_plain(path: Path, plain: Any) -> None:
+    fits = (
+        isinstance(plain, dict)
+        and plain.keys() == set(PLAIN)
+        and isinstance(plain["words"], list)
+        and all(isinstance(word, str) for word in plain["words"])
+        and type(plain["n_layers"]) is int
+        and isinstance(plain["gap"], float)
+        and plain["errors"] in ("drop", "keep", "freeze")
+    )
+    if not fits:
+        raise _wrong(path, "a header of another shape", f"{', '.join(PLAIN)}")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], n_pos: int) -> None:
+    expected = {"tokens", "nodes", *PER_NODE, *PER_EDGE}
+    if tensors.keys() != expected:
+        raise _wrong(path, f"tensors {sorted(tensors)}"[:200], f"{sorted(expected)}")
+    nodes, n_edges = tensors["nodes"], len(tensors["effect"])
+    shapes = {"tokens": (n_pos,), "nodes": (len(nodes), 5)}
+    shapes |= dict.fromkeys(PER_NODE, (len(nodes),)) | dict.fromkeys(PER_EDGE, (n_edges,))
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise _wrong(path, f"{name} of shape {tuple(tensors[name].shape)}", f"{shape}")
+    for name in ("tokens", "nodes", "target", "source"):
+        if tensors[name].is_floating_point():
+            raise _wrong(path, f"{name} of {tensors[name].dtype}", "integers")
+    ends = torch.cat([tensors["target"], tensors["source"]])
+    if len(ends) and not 0 <= int(ends.min()) <= int(ends.max()) < len(nodes):
+        raise _wrong(path, "edges of nodes that are not there", f"nodes 0 to {len(nodes) - 1}")
+    if len(nodes) and not 0 <= int(nodes[:, 0].min()) <= int(nodes[:, 0].max()) < len(KINDS):
+        raise _wrong(path, "nodes of unknown kinds", f"{', '.join(KINDS)}")
+
+
+def _wrong(path: Path, got: str, expected: str) -> TranscoderFormatError:
+    return TranscoderFormatError(path.name, got=got, expected=expected, do="Save the graph again.")
