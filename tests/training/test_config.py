@@ -14,7 +14,7 @@ from tl_transcoders.transcoders import BatchTopK, JumpReLU, ReLU, TopK
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no features": ({"n_features": 0}, "n_features=0; expected 1 or more"),
     "k": ({"n_features": 31}, "k=32; expected at most the width, 31 features"),
-    "taps": ({"read": "mlp_out_raw"}, "read='mlp_out_raw', write='mlp_out_raw'; expected a transc"),
+    "taps": ({"read": "mlp_out"}, "read='mlp_out', write='mlp_out_raw'; expected a transc"),
     "tokens": ({"n_tokens": -5}, "TrainConfig.n_tokens: got -5; expected an integer above 0"),
     "bool": ({"n_tokens": True}, "TrainConfig.n_tokens: got True; expected an integer above 0"),
     "batch": ({"batch_size": 0}, "TrainConfig.batch_size: got 0; expected an integer above 0"),
