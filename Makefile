@@ -23,9 +23,11 @@ demo: $(VENV)/.base ## splice the shipped demo model and show its features
 
 test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its case table on 3.9.0
 	$(RUN) -m pytest -n 2
-	$(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real"
+	$(ON_TL3) $(RUN) -m pytest -n 2 -m "cases and not real and not slow"
 
-test-real: $(VENV)/.test $(TL3)/.stamp ## the SmolLM2 and Gemma-3 tests; fetches both models once
+test-real: $(VENV)/.test $(TL3)/.stamp ## circuits against their slow twins, and the SmolLM2 and Gemma-3 tests; fetches both models once
+	$(RUN) -m pytest -n 2 -m "slow and not real"
+	$(ON_TL3) $(RUN) -m pytest -n 2 -m "slow and cases and not real"
 	$(RUN) -m examples.real_models all
 	$(RUN) -m pytest -m real tests/real
 	$(ON_TL3) $(RUN) -m pytest -m "real and cases" tests/real

@@ -11,7 +11,7 @@ from tests.cases import BATCH, HOSTS, Host, Kind, case_id, tokens
 from tests.circuits.truth import Truth, ends_of, nodes_of
 from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.attribution import Attribution, attribute
-from tl_transcoders.circuits.nodes import Error, Feature, Head, KeyValue, Node
+from tl_transcoders.circuits.nodes import Error, Feature, Head, KeyValue, Logits, Node
 from tl_transcoders.errors import ConfigError, ShapeError
 from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.transcoders import TopK
@@ -232,3 +232,38 @@ def test_wrong_arguments_are_told() -> None:
             attribute(spliced, BASE, SOURCE, metric=last, method="ig")  # pyright: ignore
     with pytest.raises(ConfigError, match="steps"):
         tlt.IntegratedGradients(0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"receivers": ["logits"]}, 'level="node"'),
+        ({"level": "edge", "receivers": []}, "expected nodes, such as"),
+        ({"level": "edge", "receivers": "logits"}, "expected nodes, such as"),
+        ({"level": "edge", "receivers": [5]}, "a node or its text"),
+        ({"level": "edge", "receivers": ["m1"], "kinds": (Head,)}, "a kind that is left out"),
+        ({"metric": lambda logits: logits[:, -1, 0] * float("nan")}, "expected a finite number"),
+    ],
+    ids=str,
+)
+def test_what_would_be_empty_is_refused(options: dict[str, Any], message: str) -> None:
+    model = RAW[0].build()
+    two = Kind("two-layers", TopK(5), layers=(0, 2)).build(model)
+    with splice(model, two, error="keep") as spliced, pytest.raises(ConfigError, match=message):
+        attribute(spliced, BASE, SOURCE, **{"metric": last, **options})
+
+
+@named("E-softmax-saturation")
+def test_grad_drop_keeps_the_fix_of_queries(truth: Truth, host: str) -> None:
+    method = tlt.AttributionPatching(qk_fix=True, grad_drop=True)
+    with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
+        found = of(truth, spliced, level="node", method=method)
+    assert node_effect(found, [Head(1, 0, "q")]) > 0.1
+
+
+def test_one_kind_has_edges_to_the_logits() -> None:
+    model = RAW[0].build()
+    with splice(model, SKIP.build(model), error="keep") as spliced:
+        found = attribute(spliced, BASE, SOURCE, metric=last, level="edge", kinds=(Head,))
+    assert {type(v) for _, v in (edge for edge, _ in found.edges.top(10**6))} == {Head, Logits}

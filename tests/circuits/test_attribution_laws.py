@@ -27,7 +27,7 @@ from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = pytest.mark.cases
+pytestmark = [pytest.mark.slow, pytest.mark.cases]
 
 RAW = [host for host in HOSTS if not host.processed]
 every_raw_host = pytest.mark.parametrize("host", RAW, ids=case_id)

@@ -21,7 +21,7 @@ from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = only_in_the_whole_table
+pytestmark = [pytest.mark.slow, only_in_the_whole_table]
 
 TWO = Kind("two-layers", TopK(5), layers=(0, 2))
 BASE, SOURCE = tokens(seed=1), tokens(seed=2)

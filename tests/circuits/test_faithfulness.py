@@ -43,7 +43,7 @@ from tl_transcoders.splice import splice
 from tl_transcoders.splice.trace.run import Run, capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = only_in_the_whole_table
+pytestmark = [pytest.mark.slow, only_in_the_whole_table]
 
 RAW = [host for host in HOSTS if not host.processed]
 every_raw_host = pytest.mark.parametrize("host", RAW, ids=case_id)

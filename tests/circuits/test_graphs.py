@@ -17,7 +17,7 @@ from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = only_in_the_whole_table
+pytestmark = [pytest.mark.slow, only_in_the_whole_table]
 RELU_KIND = Kind("relu")
 SKIP = Kind("topk-skip", TopK(5), skip=True)
 CLT = Kind("clt", TopK(5), cross_layer=True)

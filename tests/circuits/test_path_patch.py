@@ -179,6 +179,7 @@ OTHER_SWEEPS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", OTHER_SWEEPS, ids=lambda asked: str(list(asked.values())[::2]))
 @pytest.mark.parametrize("budget", [1, sweeping.BUDGET])
 def test_sweeps_of_many_passes_and_of_one(

@@ -16,7 +16,7 @@ from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.transcoders import TopK
 
-pytestmark = only_in_the_whole_table
+pytestmark = [pytest.mark.slow, only_in_the_whole_table]
 every_truth = pytest.mark.parametrize(("truth", "host"), TRUTHS, ids=case_id)
 random_hosts = pytest.mark.parametrize("host", HOSTS, ids=case_id)
 KINDS = [Kind("topk-skip", TopK(5), skip=True), Kind("clt", TopK(5), cross_layer=True)]

@@ -26,7 +26,7 @@ from tl_transcoders.splice import Spliced, splice
 from tl_transcoders.splice.trace.run import capture
 from tl_transcoders.transcoders import TopK
 
-pytestmark = only_in_the_whole_table
+pytestmark = [pytest.mark.slow, only_in_the_whole_table]
 
 RAW = [host for host in HOSTS if not host.processed]
 every_raw_host = pytest.mark.parametrize("host", RAW if WHOLE_TABLE else RAW[::2], ids=case_id)

@@ -96,6 +96,13 @@ def normal(node: Node, spliced: Spliced, length: int) -> Node:
 
 def check_exists(node: Node, spliced: Spliced) -> None:
     """Raise ConfigError where the spliced model has no such node."""
+    if not isinstance(node, Node):
+        raise ConfigError(
+            "node",
+            got=repr(node),
+            expected="a node or its text",
+            do="Write 'a4.h2' or tlt.Head(4, 2).",
+        )
     layer: Any = getattr(node, "layer", None)
     n_layers, cfg = spliced.host.n_layers, spliced.host.model.cfg
     if layer is not None and not 0 <= layer < n_layers:

@@ -16,7 +16,7 @@ from tl_transcoders.circuits.attribution.methods import (
     Method,
     rules_of,
 )
-from tl_transcoders.circuits.attribution.point import Differentiator
+from tl_transcoders.circuits.attribution.point import Differentiator, Point
 from tl_transcoders.circuits.attribution.qk_fix import Softmax
 from tl_transcoders.circuits.attribution.result import Attribution
 from tl_transcoders.circuits.attribution.score import Family, Scores, scores
@@ -71,7 +71,8 @@ def attribute(
     - `errors`: `"freeze"`, so that gradients pass through features alone, or `"live"`, so that they are those of
       the original model (an error answers like a node of its own).
     - `by_position`: whether every position is a node of its own.
-    - `kinds`: node records to be told about, such as `(tlt.Head, tlt.Feature)`; all by default.
+    - `kinds`: node records to be told about, such as `(tlt.Head, tlt.Feature)`; all by default. Edges lead between
+      these, and to the logits.
     - `receivers`: of edges, only those that lead here; an `a5.kv0<k>` stands for the copies of its heads.
     - `max_edges`: how many edges to keep, the largest; None for all.
 
@@ -89,6 +90,13 @@ def attribute(
     check_spliced(spliced)
     _check_choices(level, errors, method)
     base_run, source_run = _runs(spliced, base, source)
+    if level == "node" and receivers is not None:
+        raise ConfigError(
+            "attribute, receivers",
+            got='receivers with level="node"',
+            expected="receivers of edges",
+            do='Ask for level="edge".',
+        )
     wanted = Wanted.of(base_run, kinds, receivers, by_position=by_position)
     way = Differentiator(
         run=base_run,
@@ -127,9 +135,9 @@ def _attribute(
             totals[family] = totals[family] + weighted if family in totals else weighted
         for _, rows, ledger in ledgers:
             edges.enter(ledger, step, rows)
-    base = _metric(way, way.run)
+    base = _finite(_metric(way, way.run))
     source = way.measure(inputs(way, change).move) if goal is None else _metric(way, goal)
-    shown = _dropped(way, change) if _drops(method) else totals
+    shown = _dropped(way, change, qk_fix=edges.qk_fix) if _drops(method) else totals
     shown = {family: score for family, score in shown.items() if family[0] in wanted.kinds}
     return Attribution(
         nodes=node_effects(shown, change, wanted.book, by_position=wanted.by_position),
@@ -142,30 +150,47 @@ def _attribute(
     )
 
 
+def _finite(metric: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    if not metric.isfinite().all():
+        raise ConfigError(
+            "metric",
+            got=str(metric.tolist()),
+            expected="a finite number for every prompt",
+            do="Look at what it makes of spliced.model's logits on the base prompts.",
+        )
+    return metric
+
+
 def _metric(way: Differentiator, run: Run) -> Float[Tensor, " batch"]:
     return read_metric(run, way.metric, run.resid_final, run.all_rows)
 
 
 def _node_scores(method: Method, way: Differentiator, change: Changes, step: Step) -> Scores:
     """The scores a step counts for; queries and keys through the softmax where the method says so."""
-    found = dict(scores(change, step.point))
-    if step.families is not None:
-        return {family: score for family, score in found.items() if family in step.families}
-    if isinstance(method, AttributionPatching) and method.qk_fix:
+    qk_fix = isinstance(method, AttributionPatching) and method.qk_fix
+    found = _scores(way, change, step.point, qk_fix=qk_fix)
+    if step.families is None:
+        return found
+    return {family: score for family, score in found.items() if family in step.families}
+
+
+def _scores(way: Differentiator, change: Changes, point: Point, *, qk_fix: bool) -> Scores:
+    found = dict(scores(change, point))
+    if qk_fix:
         rows = torch.arange(way.run.tokens.numel(), device=way.run.tokens.device)
         for (part, layer), delta in change.readers.items():
             if part != "v":
-                softmax = Softmax(run=way.run, point=step.point, layer=layer, rows=rows)
+                softmax = Softmax(run=way.run, point=point, layer=layer, rows=rows)
                 effect = softmax.effects(part, delta.flatten(0, 1)[None])[0]
                 found[part, layer] = effect.unflatten(0, way.run.shape)
     return found
 
 
-def _dropped(way: Differentiator, change: Changes) -> Scores:
+def _dropped(way: Differentiator, change: Changes, *, qk_fix: bool) -> Scores:
     """GradDrop: the mean size of a score when one block after another passes on no gradient."""
     totals: dict[Family, Tensor] = {}
-    for point in way.dropping():
-        for family, score in scores(change, point).items():
+    for point in way.dropping(patterns=qk_fix):
+        for family, score in _scores(way, change, point, qk_fix=qk_fix).items():
             totals[family] = totals.get(family, torch.zeros_like(score)) + score.abs()
     others = max(1, way.run.model.n_layers - 1)
     return {family: total / others for family, total in totals.items()}

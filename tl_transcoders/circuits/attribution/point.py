@@ -70,9 +70,9 @@ class Differentiator:
         made = _Pass(self, move, DIFFERENTIATED | PATTERN if patterns else DIFFERENTIATED)
         return made.point(made.gradients())
 
-    def dropping(self) -> Iterator[Point]:
+    def dropping(self, *, patterns: bool = False) -> Iterator[Point]:
         """At the base run, with no gradient passing through what one block writes, block by block."""
-        made = _Pass(self, Move(), DIFFERENTIATED)
+        made = _Pass(self, Move(), DIFFERENTIATED | PATTERN if patterns else DIFFERENTIATED)
         for layer in range(self.run.model.n_layers):
             made.dropped.layer = layer
             yield made.point(made.gradients(again=True))

@@ -16,6 +16,7 @@ from tl_transcoders.circuits.nodes import (
     Error,
     Feature,
     Head,
+    KeyValue,
     Logits,
     Mlp,
     Node,
@@ -52,8 +53,9 @@ class Wanted:
         by_position: bool,
     ) -> "Wanted":
         """The same, checked; raises ConfigError for a kind that is none, or a receiver that does not read."""
-        unknown = [kind for kind in kinds or () if kind not in KINDS]
-        if unknown or (kinds is not None and not kinds):
+        chosen = tuple(KINDS if kinds is None else [kinds] if isinstance(kinds, type) else kinds)
+        unknown = [kind for kind in chosen if kind not in KINDS]
+        if unknown or not chosen:
             raise ConfigError(
                 "attribute, kinds",
                 got=", ".join(map(repr, unknown)) or "none",
@@ -61,6 +63,13 @@ class Wanted:
                 do="Name the kinds of nodes, such as kinds=(tlt.Head, tlt.Feature).",
             )
         nodes = None
+        if isinstance(receivers, str) or (receivers is not None and not receivers):
+            raise ConfigError(
+                "attribute, receivers",
+                got=repr(receivers),
+                expected="nodes, such as ['logits', 'a5.h1<q>']",
+                do="Give a list of them, or leave receivers out.",
+            )
         if receivers is not None:
             nodes = tuple(
                 normal(parse_node(n) if isinstance(n, str) else n, run.spliced, run.shape[1])
@@ -69,10 +78,12 @@ class Wanted:
             for node in nodes:
                 check_receiver(node)
                 _check_reads(node, by_position=by_position)
-        chosen = KINDS if kinds is None else kinds
+        names = frozenset(name for kind in (*chosen, Logits) for name in KINDS[kind])
+        for node in nodes or ():
+            _check_told(node, names)
         return cls(
             run=run,
-            kinds=frozenset(name for kind in chosen for name in KINDS[kind]),
+            kinds=names,
             receivers=nodes,
             by_position=by_position,
             book=Codebook.of(run.model),
@@ -111,4 +122,15 @@ def _check_reads(node: Node, *, by_position: bool) -> None:
             got="a receiver at one position",
             expected="by_position=True",
             do="Ask for positions, or leave the position out.",
+        )
+
+
+def _check_told(node: Node, kinds: frozenset[str]) -> None:
+    kind = Head if isinstance(node, KeyValue) else type(node)
+    if not kinds & {*KINDS[kind]}:
+        raise ConfigError(
+            write_node(node),
+            got="a receiver of a kind that is left out",
+            expected="one of `kinds`",
+            do=f"Add {kind.__name__} to kinds, or leave kinds out.",
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Final, final
 
 import torch
@@ -126,12 +127,13 @@ def _counts(circuit: Circuit, sizes: Sequence[float | int], level: Level) -> tup
             expected="scores to rank by",
             do='Attribute or sweep first, or pass level="node" or level="edge".',
         )
-    counts = [size if isinstance(size, int) else round(size * ranked) for size in sizes]
-    if len(counts) < 2 or not all(0 <= n <= ranked for n in counts):
+    fit = [0 <= size <= (ranked if isinstance(size, Integral) else 1) for size in sizes]
+    if len(fit) < 2 or not all(fit):
         raise ConfigError(
             "sizes",
             got=repr(tuple(sizes)),
             expected=f"two or more numbers up to {ranked}, or shares from 0.0 to 1.0",
             do="Correct the sizes.",
         )
+    counts = [int(n) if isinstance(n, Integral) else round(n * ranked) for n in sizes]
     return sorted(counts), ranked

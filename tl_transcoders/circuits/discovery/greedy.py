@@ -67,7 +67,7 @@ def _check(circuit: Circuit, n_edges: int) -> None:
             expected="a score for every edge",
             do="Attribute edges first.",
         )
-    if n_edges < 1:
+    if not isinstance(n_edges, int) or n_edges < 1:
         raise ConfigError(
-            "n_edges", got=str(n_edges), expected="at least 1", do="Keep at least one edge."
+            "n_edges", got=repr(n_edges), expected="at least 1", do="Keep at least one edge."
         )

@@ -1,6 +1,7 @@
 """Sparse feature circuits: features, errors and heads above a threshold, the edges between them, how faithful they are."""
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Final, final
 
 from tl_transcoders.circuits.ablation.ablations import Ablation, Resample, Zero
@@ -57,8 +58,8 @@ def sparse_feature_circuit(
         node n:      |(n_source − n_base) · mean ∂m/∂n|                 ≥ nodes
         edge u → v:  |(w_u,source − w_u,base) · ∂m/∂(what v reads)|    ≥ edges, at the base run, between such nodes
 
-    Features of transcoders or SAEs, errors, heads and MLPs that are not spliced stand side by side; the embedding and
-    the logits are always in.
+    Features of transcoders or SAEs, errors, heads and MLPs that are not spliced stand side by side. Faithfulness never
+    ablates the embedding.
 
     **Arguments:**
 
@@ -79,7 +80,7 @@ def sparse_feature_circuit(
     ```
     """
     for name, threshold in (("nodes", nodes), ("edges", edges)):
-        if threshold is not None and not threshold > 0:
+        if threshold is not None and not (threshold > 0 and isfinite(threshold)):
             raise ConfigError(
                 f"sparse_feature_circuit, {name}",
                 got=f"a threshold of {threshold}",
