@@ -171,6 +171,7 @@ def test_a_sweep_is_path_patching_one_sender_at_a_time(host: Host, preset: Any) 
 OTHER_SWEEPS: list[dict[str, Any]] = [
     {"receivers": ["logits"], "metric": LogitDiff(torch.tensor([5, 6, 7]), torch.tensor([9, 8, 4]))},
     {"receivers": ["a2.h0<k>@3", "a2.h1<v>@5"], "metric": last},
+    {"receivers": ["a2.h0<k>@3", "f1.5"], "metric": last},  # keys elsewhere follow the feature
     {"receivers": ["a1.h0<v>", "f2.5", "logits"], "metric": last},
     {"receivers": ["e2"], "metric": last, "freeze": Freeze(errors="live")},
     {"receivers": ["a2.h1"], "metric": last, "downstream": "direct"},

@@ -68,10 +68,11 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     model = load_bridge(folder())
     task = ioi(model.tokenizer, n=2, prepend_bos=prepend_bos)
     wang = wang_by_hooks(model, task)
+    torch.manual_seed(0)
     transcoders = small(KIND.build(model))
     with torch.no_grad():
         for transcoder in transcoders.values():
-            transcoder.W_dec *= 100  # so that features matter
+            transcoder.W_dec *= 1000  # so that features matter
     with splice(model, transcoders, error="keep") as spliced:
         runs = capture(spliced, task.base), capture(spliced, task.source)
         yield Case(spliced, *runs, task.metric, wang)

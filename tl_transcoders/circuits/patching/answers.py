@@ -71,19 +71,26 @@ class Answers:
         )
 
     def edits(self, run: Run, rows: Rows, row: Int[Tensor, " token"]) -> list[Edit]:
-        """The answers as edits of some rows, `row` being each token's; elsewhere parts keep their base values."""
+        """The answers as edits of some rows, `row` being each token's; where a part did not change it keeps its base value.
+
+        A part at one position is held there alone: at others it runs.
+        """
         positions = torch.arange(rows.first, run.shape[1], device=row.device)
         edits = []
         for part, value in zip(self.parts, self.values, strict=True):
             base = rows.of(part.base(run))
             mine = self.position == part.pos if part.pos is not None else slice(None)
             place = row[mine], self.position[mine] - rows.first
+            held = positions if part.pos is None else positions[positions == part.pos]
+            if not len(held):
+                continue
+            became = base.index_put(place, value[mine].to(base.dtype))
             edit = Edit(
                 spot=part.spot,
                 layer=part.layer,
-                positions=positions,
-                value=base.index_put(place, value[mine].to(base.dtype)),
-                base=base,
+                positions=held,
+                value=became[:, held - rows.first],
+                base=base[:, held - rows.first],
                 channels=_per_row(part.channels, rows),
             )
             edits.append(edit)
