@@ -242,6 +242,7 @@ def test_wrong_arguments_are_told() -> None:
         ({"level": "edge", "receivers": []}, "expected nodes, such as"),
         ({"level": "edge", "receivers": "logits"}, "expected nodes, such as"),
         ({"level": "edge", "receivers": [5]}, "a node or its text"),
+        ({"level": "edge", "max_edges": -1}, "expected a whole number from 1"),
         ({"level": "edge", "receivers": ["m1"], "kinds": (Head,)}, "a kind that is left out"),
         ({"metric": lambda logits: logits[:, -1, 0] * float("nan")}, "expected a finite number"),
     ],

@@ -90,6 +90,20 @@ def attribute(
     check_spliced(spliced)
     _check_choices(level, errors, method)
     base_run, source_run = _runs(spliced, base, source)
+    if torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "attribute",
+            got="torch.inference_mode()",
+            expected="a place where gradients can be taken; torch.no_grad() is one",
+            do="Call it outside inference mode.",
+        )
+    if max_edges is not None and (not isinstance(max_edges, int) or max_edges < 1):
+        raise ConfigError(
+            "attribute, max_edges",
+            got=repr(max_edges),
+            expected="a whole number from 1, or None for all edges",
+            do="Say how many edges to keep.",
+        )
     if level == "node" and receivers is not None:
         raise ConfigError(
             "attribute, receivers",

@@ -42,11 +42,11 @@ class IntegratedGradients:
     over: Literal["inputs", "activations"] = "inputs"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not isinstance(self.steps, int) or self.steps < 1:
             raise ConfigError(
                 "IntegratedGradients.steps",
-                got=str(self.steps),
-                expected="1 or more",
+                got=repr(self.steps),
+                expected="a whole number from 1",
                 do="Take about 10.",
             )
         if self.over not in ("inputs", "activations"):

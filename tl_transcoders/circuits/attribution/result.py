@@ -28,6 +28,8 @@ class NodeEffects:
             for i, node in enumerate(self.nodes)
             if isinstance(node, Head) and node.reader is None
         ]
+        if not found:
+            return self.effects.new_zeros(0, 0, self.effects.shape[1])
         layers, heads, rows = (torch.tensor(part) for part in zip(*found, strict=True))
         shape = (int(layers.max()) + 1, int(heads.max()) + 1, self.effects.shape[1])
         grid = self.effects.new_zeros(shape)
@@ -42,7 +44,7 @@ class NodeEffects:
     def top(self, n: int = 10) -> list[tuple[Node, float]]:
         """The n nodes of largest mean effect by size, with it."""
         means = self.effects.mean(1)
-        order = means.abs().topk(min(n, len(means))).indices.tolist()
+        order = means.abs().topk(max(0, min(n, len(means)))).indices.tolist()
         return [(self.nodes[i], float(means[i])) for i in order]
 
 
@@ -71,6 +73,7 @@ class EdgeEffects:
 
     def top(self, n: int = 10) -> list[tuple[Edge, float]]:
         """The n edges of largest effect by size, with it."""
+        n = max(0, n)
         senders, receivers = self.sender[:n].tolist(), self.receiver[:n].tolist()
         pairs = zip(senders, receivers, self.effects[:n].tolist(), strict=True)
         return [((self.nodes[s], self.nodes[r]), effect) for s, r, effect in pairs]
