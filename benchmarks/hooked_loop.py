@@ -42,7 +42,7 @@ class HookedLoop:
                 put = partial(self._put_head, value=q, head=head)
                 patched = self._measure([(name, put)])
             case _:
-                raise NotImplementedError(receiver)
+                raise ValueError(f"{receiver}: the loop knows the logits and queries as receivers")
         return patched - self.base
 
     def _queries(self, sender: Node, layer: int) -> Tensor:
@@ -72,7 +72,7 @@ class HookedLoop:
                 changed[..., index] = self.theirs[post][..., index]
                 held = [(post, partial(_always, changed)), self._hold(layer)[2]]
             case _:
-                raise NotImplementedError(sender)
+                raise ValueError(f"{sender}: the loop knows heads and features as senders")
         return held + [hook for later in range(layer + 1, stop) for hook in self._hold(later)]
 
     def _hold(self, layer: int) -> list[Hook]:

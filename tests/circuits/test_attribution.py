@@ -8,6 +8,7 @@ from torch import Tensor
 
 import tl_transcoders as tlt
 from tests.cases import BATCH, HOSTS, Host, Kind, case_id, tokens
+from tests.circuits.effects_by_hooks import effects_by_hooks
 from tests.circuits.truth import Truth, ends_of, nodes_of
 from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.attribution import Attribution, attribute
@@ -137,35 +138,6 @@ def test_grad_drop_sees_what_cancels(truth: Truth, host: str) -> None:
     assert node_effect(dropped, [Feature(0, 0)]) > 0.5
 
 
-def by_hooks(spliced: Spliced) -> dict[str, Tensor]:
-    """(source − base) · gradient at every hook point of interest, through the host alone."""
-    model, kept = spliced.host.model, {}
-    names = ["hook_embed"] if "hook_embed" in model.hook_dict else []
-    for layer in range(model.cfg.n_layers):
-        names += [f"blocks.{layer}.attn.hook_z"]
-        if layer in spliced.layers:
-            names += [f"blocks.{layer}.mlp.{name}" for name in ("hook_post", "hook_error")]
-
-    def keeper(name: str) -> Any:
-        def keep(value: Tensor, hook: Any) -> Tensor:
-            kept[name] = value if value.requires_grad else value.clone().requires_grad_()
-            kept[name].retain_grad()
-            return kept[name]
-
-        return name, keep
-
-    _, theirs = model.run_with_cache(SOURCE, names_filter=lambda name: name in names)
-    logits = model.run_with_hooks(
-        BASE, fwd_hooks=[keeper(name) for name in names], return_type="logits"
-    )
-    last(logits).sum().backward()
-    return {
-        name: (theirs[name] - value.detach()) * value.grad
-        for name, value in kept.items()
-        if value.grad is not None
-    }
-
-
 @every_raw_host
 @pytest.mark.parametrize("kind", [SKIP, CLT], ids=case_id)
 @pytest.mark.cases
@@ -173,7 +145,7 @@ def test_the_slow_twin_agrees(host: Host, kind: Kind) -> None:
     model = host.build()
     with splice(model, kind.build(model), error="keep") as spliced:
         found = attribute(spliced, BASE, SOURCE, metric=last)
-        slow = by_hooks(spliced)
+        slow = effects_by_hooks(spliced, BASE, SOURCE, last)
     n_heads = found.nodes.heads.shape[1]
     for layer in range(model.cfg.n_layers):
         z = slow[f"blocks.{layer}.attn.hook_z"].reshape(BATCH, BASE.shape[1], n_heads, -1)
@@ -195,7 +167,7 @@ def test_a_changed_decoder_is_noticed_by_the_twin() -> None:
     model = host.build()
     transcoders = SKIP.build(model)
     with splice(model, transcoders, error="keep") as spliced:
-        slow = by_hooks(spliced)
+        slow = effects_by_hooks(spliced, BASE, SOURCE, last)
         with torch.no_grad():
             transcoders[1].W_dec.mul_(1.5)
         found = attribute(spliced, BASE, SOURCE, metric=last)
@@ -246,7 +218,7 @@ def test_wrong_arguments_are_told() -> None:
         ({"level": "edge", "receivers": ["m1"], "kinds": (Head,)}, "a kind that is left out"),
         ({"metric": lambda logits: logits[:, -1, 0] * float("nan")}, "expected a finite number"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_would_be_empty_is_refused(options: dict[str, Any], message: str) -> None:
     model = RAW[0].build()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import tl_transcoders as tlt
 from examples.real_models import gemma3, load_bridge, smollm2
 from tests.cases import Kind
+from tests.circuits.effects_by_hooks import effects_by_hooks
 from tests.real.test_splice import small
 from tl_transcoders.circuits.attribution import attribute
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Node
@@ -60,34 +60,9 @@ def test_edges_of_a_sender_sum_to_its_effect(case: Case, errors: Any) -> None:
             assert totals.get(node, 0.0) == pytest.approx(effect, abs=1e-3 * scale), node
 
 
-def by_hooks(case: Case) -> dict[str, Tensor]:
-    """(source − base) · gradient at the hook points of heads, features and errors."""
-    model, kept = case.spliced.host.model, {}
-    names = [f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)]
-    names += [f"blocks.{i}.mlp.{name}" for i in KIND.layers for name in ("hook_post", "hook_error")]
-
-    def keeper(name: str) -> Any:
-        def keep(value: Tensor, hook: Any) -> Tensor:
-            kept[name] = value if value.requires_grad else value.clone().requires_grad_()
-            kept[name].retain_grad()
-            return kept[name]
-
-        return name, keep
-
-    with torch.no_grad():
-        _, theirs = model.run_with_cache(case.source.tokens, names_filter=lambda n: n in names)
-    with torch.enable_grad():
-        logits = model.run_with_hooks(
-            case.base.tokens, fwd_hooks=[keeper(name) for name in names], return_type="logits"
-        )
-        case.task.metric(logits).sum().backward()
-    model.zero_grad()
-    return {name: (theirs[name] - value.detach()) * value.grad for name, value in kept.items()}
-
-
 def test_the_slow_twin_agrees(case: Case) -> None:
     found = attribute(case.spliced, case.base, case.source, metric=case.task.metric)
-    slow = by_hooks(case)
+    slow = effects_by_hooks(case.spliced, case.base.tokens, case.source.tokens, case.task.metric)
     n_heads = found.nodes.heads.shape[1]
     scale = float(found.nodes.effects.abs().max())
     for layer in range(case.spliced.host.n_layers):
