@@ -4,6 +4,7 @@ from tl_transcoders.circuits.graphs.attribution_graph import attribution_graph a
 from tl_transcoders.circuits.graphs.graph import Graph as Graph
 from tl_transcoders.circuits.graphs.nodes import Bias as Bias
 from tl_transcoders.circuits.graphs.nodes import Difference as Difference
+from tl_transcoders.circuits.graphs.nodes import GraphNode as GraphNode
 from tl_transcoders.circuits.graphs.nodes import Token as Token
 from tl_transcoders.circuits.graphs.outcomes import TopTokens as TopTokens
 from tl_transcoders.circuits.graphs.validate import Validation as Validation
