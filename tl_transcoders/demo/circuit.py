@@ -1,5 +1,7 @@
 """The demo's attribution graph: made, pruned, and told in two tables."""
 
+from typing import Any
+
 from rich.table import Table
 
 from tl_transcoders.circuits.graphs import Bias, Graph, GraphNode, attribution_graph
@@ -11,7 +13,7 @@ ANSWER, WRONG = "64", "14"
 N_NODES, N_EDGES = 8, 10
 
 
-def traced(model: object) -> Graph:
+def traced(model: Any) -> Graph:
     """Why the model expects a year that is late enough rather than one that is not: all of the graph."""
     with splice(model, load_transcoders("skip"), error="keep") as spliced:
         return attribution_graph(spliced, PROMPT, targets=[(ANSWER, WRONG)])

@@ -13,9 +13,12 @@ from tl_transcoders._types import ErrorPolicy
 from tl_transcoders.circuits.graphs import graph_file, page, pruning
 from tl_transcoders.circuits.graphs.influence import influence, shares
 from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
+from tl_transcoders.circuits.graphs.paths import By, GraphPath, strongest_paths
 from tl_transcoders.circuits.graphs.pruning import subgraph
 from tl_transcoders.circuits.graphs.scores import Scores, scores, subgraph_scores
 from tl_transcoders.circuits.graphs.select import Selection, select
+from tl_transcoders.circuits.graphs.similar import similar_features
+from tl_transcoders.circuits.graphs.super_graph import SuperGraph
 from tl_transcoders.circuits.graphs.validate import Validation, validate
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
@@ -159,6 +162,48 @@ class Graph:
             )
             for i in best
         ]
+
+    def paths(
+        self, source: GraphNode, target: GraphNode, *, k: int = 5, by: By = "share"
+    ) -> list[GraphPath]:
+        """The k strongest paths from one node to another, strongest first; fewer where there are fewer. Exact.
+
+            by="share"     Π |effect[t ← s]| / Σ_s |effect[t ← s]|      all paths together: how much of t comes from s
+            by="effect"    effect[t₁ ← source] · Π effect[t ← s] / activation[s]
+
+        An effect along a path is what the source does to the pre-activation of the target over it, active features
+        passing on what they get; those of all paths, signs kept, sum to the whole. The strongest are those with the
+        largest |effect|. Over biases there is no path by share.
+
+        **Raises:** ConfigError for a node that is not in the graph.
+
+        ```python
+        graph.paths(Embed(8), graph.outcomes[0], k=3)
+        ```
+        """
+        return strongest_paths(self, self.number(source), self.number(target), k=k, by=by)
+
+    def group(self, groups: "Mapping[str, Selection]") -> SuperGraph:
+        """Supernodes: groups of nodes by name, their edges summed; a node in none stays one by itself.
+
+        **Raises:** ConfigError for a group without nodes, two that share one, or a node that is not in the graph.
+
+        ```python
+        graph.group({"42": [Embed(8)], "late years": [Feature(3, 402), Feature(3, 149)]}).top(5)
+        ```
+        """
+        return SuperGraph.of(self, groups)
+
+    def similar(self, least: float = 0.5) -> dict[str, list[GraphNode]]:
+        """Groups of features that are wired alike, for `group`; features like no other are in none.
+
+            similarity = ½ cos(effects into a, effects into b) + ½ cos(effects of a, effects of b)
+
+        Groups are joined by average linkage, the most similar first, as long as their mean similarity is `least`.
+
+        **Raises:** ConfigError for more than 3,000 features: prune first.
+        """
+        return similar_features(self, least)
 
     def validate(self, n: int = 8, *, seed: int = 0) -> Validation:
         """Remove n random nodes one at a time, everything frozen, and compare what becomes of every target with the edges.

@@ -165,8 +165,8 @@ def _cells(graph: "Graph", drawn: Tensor) -> dict[tuple[int, int], list[int]]:
     return cells
 
 
-def _height(row: int) -> int:
-    return 30 + row * ROW
+def _height(row: int) -> float:
+    return 30.0 + row * ROW
 
 
 def _kinds(graph: "Graph") -> list[str]:
