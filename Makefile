@@ -18,7 +18,7 @@ ON_TL3      := PYTHONPATH=$(CURDIR)/$(TL3)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.base ## splice the shipped demo model and show its features
+demo: $(VENV)/.base ## splice the shipped demo model, show its features and a circuit; writes demo_graph.html
 	$(BIN)/tl-transcoders demo
 
 test: $(VENV)/.test $(TL3)/.stamp ## the suite on transformer-lens 4.3, then its case table on 3.9.0

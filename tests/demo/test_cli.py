@@ -1,6 +1,7 @@
 import runpy
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -8,8 +9,9 @@ from typer.testing import CliRunner
 from tl_transcoders.cli import app
 
 
-def test_the_demo_prints_its_parts() -> None:
-    result = CliRunner().invoke(app, ["demo"], env={"COLUMNS": "120"})
+def test_the_demo_prints_its_parts(tmp_path: Path) -> None:
+    out = tmp_path / "graph.html"
+    result = CliRunner().invoke(app, ["demo", "--out", str(out)], env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
     for part in (
         "The war lasted from the year 1742 to the year 17",
@@ -21,10 +23,14 @@ def test_the_demo_prints_its_parts() -> None:
         "switched off",
         "years up to 42",
         "push the answer above 42",
+        "replacement score",
+        "key nodes",
+        "strongest edges",
     ):
         assert part in " ".join(result.output.split())
     for noise in ("Origin", "<|"):
         assert noise not in result.output
+    assert "</svg></body></html>" in out.read_text(encoding="utf-8")
 
 
 def test_version() -> None:

@@ -1,11 +1,13 @@
-"""The demo: what the model predicts, how far transcoders can stand for its MLPs, and what one feature does."""
+"""The demo: what the model predicts, how far transcoders can stand for its MLPs, what one feature does, and a circuit."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from tl_transcoders.demo.circuit import key_nodes, strongest_edges, summary, traced
 from tl_transcoders.demo.data import PROMPT, greater_than_score, training_tokens
 from tl_transcoders.demo.features import ActiveFeature, active_features
 from tl_transcoders.demo.loading import load_model, load_transcoders
@@ -21,8 +23,8 @@ _YEARS = set(_TWO_DIGITS)
 _IMPOSSIBLE = _TWO_DIGITS[: YEAR + 1]
 
 
-def run(console: Console) -> None:
-    """Print the whole demo."""
+def run(console: Console, out: Path) -> None:
+    """Print the whole demo, and write the page of its graph."""
     model = load_model()
     tokens = model.to_tokens(PROMPT)
     console.rule("What the model predicts")
@@ -38,6 +40,12 @@ def run(console: Console) -> None:
         strongest = ranked[0][0]
         console.rule(f"{strongest.name} switched off")
         console.print(switched_off(model, strongest), conclusion(model, strongest), sep="\n")
+    console.rule("How the answer comes about")
+    graph = traced(model)
+    pruned = graph.prune()
+    console.print(summary(graph, pruned), key_nodes(pruned), strongest_edges(pruned), sep="\n")
+    pruned.save_html(out)
+    console.print(f"All of it as a page: {out}\n", soft_wrap=True)
     console.print("The transcoders are out again, and the model is what it was.")
 
 

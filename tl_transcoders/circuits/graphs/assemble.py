@@ -84,6 +84,7 @@ def assemble(
     return Graph(
         tokens=frame.run.tokens[0].cpu(),
         words=words,
+        vocabulary=outcomes.vocabulary,
         n_layers=frame.n_layers,
         errors=next(iter(frame.run.model.swaps.values())).policy,
         nodes=nodes,

@@ -1,17 +1,24 @@
 """An attribution graph."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders._types import ErrorPolicy
-from tl_transcoders.circuits.graphs import graph_file, pruning
+from tl_transcoders.circuits.graphs import graph_file, page, pruning
 from tl_transcoders.circuits.graphs.influence import influence, shares
-from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable, write
+from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
+from tl_transcoders.circuits.graphs.paths import By, GraphPath, strongest_paths
+from tl_transcoders.circuits.graphs.pruning import subgraph
+from tl_transcoders.circuits.graphs.scores import Scores, scores, subgraph_scores
+from tl_transcoders.circuits.graphs.select import Selection, select
+from tl_transcoders.circuits.graphs.similar import similar_features
+from tl_transcoders.circuits.graphs.super_graph import SuperGraph
 from tl_transcoders.circuits.graphs.validate import Validation, validate
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
@@ -37,6 +44,8 @@ class Graph:
 
     tokens: Int[Tensor, " pos"]
     words: tuple[str, ...]
+    vocabulary: Mapping[int, str]
+    """The text of the tokens that are outcomes."""
     n_layers: int
     errors: ErrorPolicy
     nodes: NodeTable
@@ -64,6 +73,16 @@ class Graph:
         """What the graph explains."""
         return tuple(self.nodes.take(self.weight > 0))
 
+    def label(self, node: GraphNode) -> str:
+        """What to call a node in a table: an outcome by its words, others as they are written."""
+        match node:
+            case Token(token):
+                return repr(self.vocabulary.get(token, str(token)))
+            case Difference(good, bad):
+                return " − ".join(repr(self.vocabulary.get(i, str(i))) for i in (good, bad))
+            case _:
+                return write(node)
+
     def influence(self) -> Float[Tensor, " node"]:
         """The share of the outcomes' weight that passes through every node, by all ways together.
 
@@ -80,11 +99,7 @@ class Graph:
 
         **Raises:** ConfigError for a graph whose splice dropped the errors.
         """
-        self._check_errors("replacement_score")
-        found = self.influence()
-        embeds = float(found[self.nodes.is_a("embed")].sum())
-        errors = float(found[self._unexplained].sum())
-        return embeds / (embeds + errors)
+        return scores(self).replacement
 
     @property
     def completeness_score(self) -> float:
@@ -92,14 +107,36 @@ class Graph:
 
         **Raises:** ConfigError for a graph whose splice dropped the errors.
         """
-        self._check_errors("completeness_score")
-        flows = ~self.nodes.is_a("bias")[self.source.long()]
-        target, source = self.target[flows].long(), self.source[flows].long()
-        share = shares(target, self.effect[flows], len(self.nodes))
-        from_errors = share.new_zeros(len(self.nodes))
-        from_errors.index_add_(0, target, share * self._unexplained[source])
-        weight = self.influence() + self.weight
-        return float((weight * (1 - from_errors)).sum() / weight.sum())
+        return scores(self).completeness
+
+    def subgraph_scores(self, kept: "Selection | Graph") -> Scores:
+        """Both scores had the transcoders only the features of a subgraph: others count as errors.
+
+        What a feature that is not kept writes is added to the error of its layer and position. All errors, MLPs and
+        embeddings take part. Ask the whole graph: `graph.subgraph_scores(graph.prune())`.
+
+        **Raises:** ConfigError for a graph whose splice dropped the errors, or nodes that are not in the graph.
+        """
+        selection = kept.nodes if isinstance(kept, Graph) else kept
+        return subgraph_scores(self, select(self, selection))
+
+    def select(self, selection: Selection) -> "Graph":
+        """The subgraph of some nodes; what others do to these is in `left_out`.
+
+        **Arguments:** `selection`: nodes, those without a position at all of them; or a function of a node.
+
+        **Raises:** ConfigError for a node that is not in the graph.
+
+        ```python
+        graph.select([*graph.outcomes, Embed(), Feature(3, 7)])
+        ```
+        """
+        kept = select(self, selection)
+        return subgraph(self, kept, kept[self.target.long()] & kept[self.source.long()])
+
+    def number(self, node: GraphNode) -> int:
+        """Where a node stands among `nodes`; raises ConfigError where it is none of them."""
+        return self.nodes.find(node, self.n_layers)
 
     def prune(self, *, node: float = 0.8, edge: float = 0.98) -> "Graph":
         """The most influential nodes and edges: as few as hold these shares of all influence.
@@ -125,6 +162,48 @@ class Graph:
             )
             for i in best
         ]
+
+    def paths(
+        self, source: GraphNode, target: GraphNode, *, k: int = 5, by: By = "share"
+    ) -> list[GraphPath]:
+        """The k strongest paths from one node to another, strongest first; fewer where there are fewer. Exact.
+
+            by="share"     Π |effect[t ← s]| / Σ_s |effect[t ← s]|      all paths together: how much of t comes from s
+            by="effect"    effect[t₁ ← source] · Π effect[t ← s] / activation[s]
+
+        An effect along a path is what the source does to the pre-activation of the target over it, active features
+        passing on what they get; those of all paths, signs kept, sum to the whole. The strongest are those with the
+        largest |effect|. Over biases there is no path by share.
+
+        **Raises:** ConfigError for a node that is not in the graph.
+
+        ```python
+        graph.paths(Embed(8), graph.outcomes[0], k=3)
+        ```
+        """
+        return strongest_paths(self, self.number(source), self.number(target), k=k, by=by)
+
+    def group(self, groups: "Mapping[str, Selection]") -> SuperGraph:
+        """Supernodes: groups of nodes by name, their edges summed; a node in none stays one by itself.
+
+        **Raises:** ConfigError for a group without nodes, two that share one, or a node that is not in the graph.
+
+        ```python
+        graph.group({"42": [Embed(8)], "late years": [Feature(3, 402), Feature(3, 149)]}).top(5)
+        ```
+        """
+        return SuperGraph.of(self, groups)
+
+    def similar(self, least: float = 0.5) -> dict[str, list[GraphNode]]:
+        """Groups of features that are wired alike, for `group`; features like no other are in none.
+
+            similarity = ½ cos(effects into a, effects into b) + ½ cos(effects of a, effects of b)
+
+        Groups are joined by average linkage, the most similar first, as long as their mean similarity is `least`.
+
+        **Raises:** ConfigError for more than 3,000 features: prune first.
+        """
+        return similar_features(self, least)
 
     def validate(self, n: int = 8, *, seed: int = 0) -> Validation:
         """Remove n random nodes one at a time, everything frozen, and compare what becomes of every target with the edges.
@@ -181,18 +260,17 @@ class Graph:
         """The inverse of `save`; raises TranscoderFormatError for a file that is damaged or something else."""
         return cls(**graph_file.read(Path(path)))
 
-    @property
-    def _unexplained(self) -> Bool[Tensor, " node"]:
-        return self.nodes.is_a("error", "mlp")
+    def save_html(self, path: str | Path, *, max_edges: int = 2000) -> None:
+        """Write one static page: layers by tokens, nodes as dots, the `max_edges` strongest edges between them.
+
+        Nothing is fetched and nothing runs in it. Blue edges raise their target, red ones lower it; their width is
+        |effect|. Biases are left out. Prune first: a page of all edges of a model is of no use.
+
+        ```python
+        graph.prune().save_html("graph.html")
+        ```
+        """
+        page.write_page(Path(path), self, max_edges)
 
     def _edges(self) -> "zip[tuple[int, int, float]]":
         return zip(self.source.tolist(), self.target.tolist(), self.effect.tolist(), strict=True)
-
-    def _check_errors(self, what: str) -> None:
-        if self.errors == "drop":
-            raise ConfigError(
-                f"Graph.{what}",
-                got='a graph of a splice with error="drop", which has no errors to compare with',
-                expected="a graph with errors",
-                do='Splice with error="keep".',
-            )

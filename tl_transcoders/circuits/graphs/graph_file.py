@@ -19,7 +19,7 @@ FORMAT: Final = "tl_transcoders.graph"
 VERSION: Final = 1
 PER_NODE: Final = ("activation", "weight", "value", "left_out")
 PER_EDGE: Final = ("target", "source", "effect")
-PLAIN: Final = ("words", "n_layers", "errors", "gap")
+PLAIN: Final = ("words", "vocabulary", "n_layers", "errors", "gap")
 
 
 def write(path: Path, graph: "Graph") -> None:
@@ -55,7 +55,8 @@ def read(path: Path) -> dict[str, Any]:
     _check_plain(path, plain)
     _check_tensors(path, tensors, len(plain["words"]))
     nodes = NodeTable(tensors.pop("nodes"))
-    return {**tensors, **plain, "words": tuple(plain["words"]), "nodes": nodes}
+    words, vocabulary = tuple(plain["words"]), {int(i): w for i, w in plain["vocabulary"].items()}
+    return {**tensors, **plain, "words": words, "vocabulary": vocabulary, "nodes": nodes}
 
 
 def _check_plain(path: Path, plain: Any) -> None:
@@ -64,6 +65,8 @@ def _check_plain(path: Path, plain: Any) -> None:
         and plain.keys() == set(PLAIN)
         and isinstance(plain["words"], list)
         and all(isinstance(word, str) for word in plain["words"])
+        and isinstance(plain["vocabulary"], dict)
+        and all(i.isdecimal() and isinstance(w, str) for i, w in plain["vocabulary"].items())
         and type(plain["n_layers"]) is int
         and isinstance(plain["gap"], float)
         and plain["errors"] in ("drop", "keep", "freeze")

@@ -59,7 +59,7 @@ class NodeTable:
     def of(cls, nodes: Iterable[GraphNode], n_layers: int) -> "NodeTable":
         """The table of some nodes; logits stand in the layer after the last."""
         return cls(
-            torch.tensor([_row(node, n_layers) for node in nodes], dtype=torch.long).view(-1, 5)
+            torch.tensor([row(node, n_layers) for node in nodes], dtype=torch.long).view(-1, 5)
         )
 
     @classmethod
@@ -82,7 +82,7 @@ class NodeTable:
         return _node(*self.rows[i].tolist())
 
     def __iter__(self) -> Iterator[GraphNode]:
-        return (_node(*row) for row in self.rows.tolist())
+        return (_node(*values) for values in self.rows.tolist())
 
     @property
     def layer(self) -> Int[Tensor, " node"]:
@@ -110,8 +110,8 @@ class NodeTable:
 
     def find(self, node: GraphNode, n_layers: int) -> int:
         """The number of a node; raises ConfigError where it is none of these."""
-        row = torch.tensor(_row(node, n_layers), device=self.rows.device)
-        (found,) = (self.rows == row).all(1).nonzero(as_tuple=True)
+        wanted = torch.tensor(row(node, n_layers), device=self.rows.device)
+        (found,) = (self.rows == wanted).all(1).nonzero(as_tuple=True)
         if not len(found):
             raise ConfigError(
                 "graph",
@@ -135,7 +135,8 @@ def write(node: GraphNode) -> str:
             return write_node(node)
 
 
-def _row(node: GraphNode, n_layers: int) -> tuple[int, ...]:
+def row(node: GraphNode, n_layers: int) -> tuple[int, ...]:
+    """A node as integers; OUTSIDE stands for a position that is not given."""
     match node:
         case Embed(pos):
             found = "embed", 0, pos, 0, 0

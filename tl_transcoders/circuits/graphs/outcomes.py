@@ -43,6 +43,8 @@ class Outcomes:
 
     nodes: tuple[Outcome, ...]
     weight: Float[Tensor, " outcome"]
+    vocabulary: dict[int, str]
+    """The text of the tokens among them."""
 
     @classmethod
     def of(cls, run: Run, targets: TopTokens | Sequence[Target]) -> "Outcomes":
@@ -53,7 +55,8 @@ class Outcomes:
             nodes = tuple(dict.fromkeys(_outcome(run, target) for target in targets))
         if not nodes:
             raise _refusal("none", "one target or more", "Leave targets out for the top tokens.")
-        return cls(nodes, torch.tensor([_weight(run, node) for node in nodes]).double())
+        weight = torch.tensor([_weight(run, node) for node in nodes]).double()
+        return cls(nodes, weight, _vocabulary(run, nodes))
 
 
 def _top(run: Run, top: TopTokens) -> tuple[Token, ...]:
@@ -123,6 +126,15 @@ def _weight(run: Run, node: Outcome) -> float:
     if isinstance(node, Token):
         return float(run.logits[0, node.pos].double().softmax(-1)[node.token])
     return 1.0
+
+
+def _vocabulary(run: Run, nodes: tuple[Outcome, ...]) -> dict[int, str]:
+    tokenizer: Any = run.spliced.host.tokenizer
+    ids: dict[int, None] = {}
+    for node in nodes:
+        if isinstance(node, Token | Difference):
+            ids |= dict.fromkeys([node.token] if isinstance(node, Token) else [node.good, node.bad])
+    return {i: str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids}
 
 
 def _refusal(got: str, expected: str, do: str) -> ConfigError:

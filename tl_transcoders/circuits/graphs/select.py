@@ -1,0 +1,43 @@
+"""Some nodes of a graph, named or described."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from tl_transcoders.circuits.graphs.nodes import OUTSIDE, GraphNode, NodeTable, row, write
+from tl_transcoders.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tl_transcoders.circuits.graphs.graph import Graph
+
+Selection = Callable[[GraphNode], bool] | Iterable[GraphNode]
+"""Nodes, those without a position at all of them; or a function that says of every node whether it is one."""
+
+
+def select(graph: "Graph", selection: Selection) -> Bool[Tensor, " node"]:
+    """Which nodes these are; raises ConfigError for one that is not in the graph."""
+    if callable(selection):
+        return torch.tensor([bool(selection(node)) for node in graph.nodes], dtype=torch.bool)
+    found = torch.zeros(len(graph.nodes), dtype=torch.bool)
+    for node in selection:
+        found |= alike(graph.nodes, node, graph.n_layers)
+    return found
+
+
+def alike(nodes: NodeTable, node: GraphNode, n_layers: int) -> Bool[Tensor, " node"]:
+    """The node, or its kind at all positions where it has none; raises ConfigError where there is no such node."""
+    wanted = torch.tensor(row(node, n_layers), device=nodes.rows.device)
+    same = nodes.rows == wanted
+    same[:, 2] |= int(wanted[2]) == OUTSIDE
+    found = same.all(1)
+    if not found.any():
+        raise ConfigError(
+            "graph",
+            got=f"{write(node)}, which is no node of it",
+            expected="some of graph.nodes",
+            do="Raise max_features, prune less, or name it among the targets.",
+        )
+    return found
