@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, Mlp, write_node
+from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, write_node
 from tl_transcoders.errors import ConfigError
 
 
@@ -39,11 +39,11 @@ class Difference:
     pos: int = -1
 
 
-GraphNode = Embed | Feature | Error | Mlp | Bias | Token | Difference
+GraphNode = Embed | Feature | Error | Mlp | Head | Bias | Token | Difference
 Outcome = Token | Difference | Feature
 """What a graph explains."""
 
-KINDS: Final = ("embed", "feature", "error", "mlp", "bias", "token", "difference")
+KINDS: Final = ("embed", "feature", "error", "mlp", "bias", "token", "difference", "head")
 OUTSIDE: Final = -1
 """Position of a bias, which is one node for all positions."""
 
@@ -96,7 +96,7 @@ class NodeTable:
 
     @property
     def index(self) -> Int[Tensor, " node"]:
-        """Which feature, or which token."""
+        """Which feature, head, or token."""
         return self.rows[:, 3]
 
     def is_a(self, *kinds: str) -> Bool[Tensor, " node"]:
@@ -146,6 +146,8 @@ def row(node: GraphNode, n_layers: int) -> tuple[int, ...]:
             found = "error", layer, pos, 0, 0
         case Mlp(layer, pos):
             found = "mlp", layer, pos, 0, 0
+        case Head(layer, head, _, pos):
+            found = "head", layer, pos, head, 0
         case Bias(layer):
             found = "bias", layer, OUTSIDE, 0, 0
         case Token(token, pos):
@@ -168,6 +170,8 @@ def _node(kind: int, layer: int, pos: int, index: int, other: int) -> GraphNode:
             return Mlp(layer, pos)
         case "bias":
             return Bias(layer)
+        case "head":
+            return Head(layer, index, None, pos)
         case "token":
             return Token(index, pos)
         case _:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.readers import directions
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, Mlp
+from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
 from tl_transcoders.hosts import Norm, quiet
 from tl_transcoders.splice.trace.forward import FeatureChange, Rows, Spot
 from tl_transcoders.splice.trace.run import Run
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
 
-Removable = Embed | Feature | Error | Mlp
+Removable = Embed | Feature | Error | Mlp | Head
 
 
 @final
@@ -43,14 +43,16 @@ class Validation:
 def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
     """Remove n random nodes, one in every row of a pass with frozen patterns, scales, features, errors and MLPs."""
     (writers,) = (
-        graph.nodes.is_a("embed", "feature", "error", "mlp")
+        graph.nodes.is_a("embed", "feature", "error", "mlp", "head")
         & torch.isin(torch.arange(len(graph.nodes)), graph.source.long())
     ).nonzero(as_tuple=True)
     shuffled = torch.randperm(len(writers), generator=torch.Generator().manual_seed(seed))
     chosen = writers[shuffled[:n]]
-    (targets,) = (~graph.value.isnan()).nonzero(as_tuple=True)
+    heads = graph.nodes.is_a("head")
+    (targets,) = (~graph.value.isnan() & ~heads).nonzero(as_tuple=True)
     nodes = tuple(node for node in graph.nodes.take(chosen) if isinstance(node, Removable))
-    removal = Removal(run, nodes, graph.nodes.take(targets))
+    held = tuple(node for node in graph.nodes.take(heads) if isinstance(node, Head))
+    removal = Removal(run, nodes, graph.nodes.take(targets), held=(held,) * len(nodes))
     found = removal.run_all()
     expected = graph.effect.new_zeros(len(chosen), len(graph.nodes))
     for row, source in enumerate(chosen):
@@ -62,11 +64,15 @@ def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
 @final
 @dataclass
 class Removal:
-    """Nodes of a run on one prompt, one to remove in every row, and the targets to read in all rows."""
+    """Nodes of a run on one prompt, one to remove in every row, and the targets to read in all rows.
+
+    `held` are heads that keep what they mix in the run, row by row, where they are not removed.
+    """
 
     run: Run
     nodes: tuple[Removable, ...]
     targets: NodeTable
+    held: tuple[tuple[Head, ...], ...] = ()
     _changes: list[tuple[Int[Tensor, " n"], Tensor]] = field(default_factory=list)
     _stream: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -95,6 +101,8 @@ class Removal:
                     return block.attention.v(block.ln1(self._stream, scale))
                 case "pattern":
                     return self.run.values["pattern", layer].expand_as(value)
+                case "z":
+                    return self._mixed(layer, value)
                 case "features":
                     return self._fewer(layer, value)
                 case "error" | "mlp_raw":
@@ -124,6 +132,21 @@ class Removal:
             assert isinstance(node, Embed | Error | Mlp)
             value[row, node.pos] -= base[0, node.pos]
         return value
+
+    def _mixed(
+        self, layer: int, z: Float[Tensor, "removed pos head d_head"]
+    ) -> Float[Tensor, "removed pos head d_head"]:
+        """z of the heads of a layer, some of them held and some removed."""
+        base, z = self.run.values["z", layer][0], z.clone()
+        for row, heads in enumerate(self.held):
+            for head in heads:
+                if head.layer == layer:
+                    where = slice(None) if head.pos is None else head.pos, head.head
+                    z[(row, *where)] = base[where]
+        for row, node in self._here(Head, layer):
+            assert isinstance(node, Head)
+            z[row, node.pos, node.head] = 0
+        return z
 
     def _fewer(self, layer: int, nothing: FeatureChange) -> FeatureChange:
         run, here = self.run, list(self._here(Feature, layer))
