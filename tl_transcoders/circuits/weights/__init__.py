@@ -1,0 +1,9 @@
+"""What the weights connect, whatever the input: the one factor of an effect, and the other on prompts and data."""
+
+from tl_transcoders.circuits.weights.connections import Connections as Connections
+from tl_transcoders.circuits.weights.connections import connections as connections
+from tl_transcoders.circuits.weights.ends import Features as Features
+from tl_transcoders.circuits.weights.heads import HeadMap as HeadMap
+from tl_transcoders.circuits.weights.heads import by_head as by_head
+from tl_transcoders.circuits.weights.heads import ov_norms as ov_norms
+from tl_transcoders.circuits.weights.via import Skip as Skip
