@@ -64,6 +64,14 @@ class Stream:
     """The weights of a spliced model around its residual stream."""
 
     def __init__(self, spliced: Spliced, model: TracedModel | None = None) -> None:
+        self.check(spliced)
+        self.spliced = spliced
+        self.model = take_apart(spliced) if model is None else model
+        self.dtype = torch.promote_types(self.model.anatomy.W_U.dtype, torch.float32)
+
+    @staticmethod
+    def check(spliced: object) -> None:
+        """Raise ConfigError for what is no splice, SpliceError for one that is removed."""
         if not isinstance(spliced, Spliced):
             raise ConfigError(
                 "weights",
@@ -72,9 +80,6 @@ class Stream:
                 do="Call it inside `with tlt.splice(model, transcoders) as spliced:` with `spliced`.",
             )
         spliced.check_installed()
-        self.spliced = spliced
-        self.model = take_apart(spliced) if model is None else model
-        self.dtype = torch.promote_types(self.model.anatomy.W_U.dtype, torch.float32)
 
     @property
     def n_layers(self) -> int:

@@ -20,6 +20,7 @@ class Skip:
     """The skip connection of the transcoder of a layer."""
 
     layer: int
+    pos: int | None = None
 
 
 Step = Head | Skip
@@ -37,7 +38,7 @@ def steps_of(stream: Stream, via: Via) -> tuple[Step, ...]:
         match step:
             case Head(layer, head):
                 stream.check_head(layer, head)
-            case Skip(layer):
+            case Skip(layer, _):
                 if stream.swap(layer).W_skip is None:
                     raise _wrong_way(f"{step}, a layer whose transcoder has no skip connection")
             case _:
@@ -96,7 +97,7 @@ def _pull_once(stream: Stream, step: Step, g: Tensor) -> Tensor:
             W_V, W_O = attention.W_V[head // attention.heads_per_group], attention.W_O[head]
             g = _behind(block.ln1_post, g) @ W_O.T.to(dtype) @ W_V.T.to(dtype)
             return _behind(block.ln1, g)
-        case Skip(layer):
+        case Skip(layer, _):
             swap = stream.swap(layer)
             assert swap.W_skip is not None
             g = _behind(block.ln2_post, g) @ swap.W_skip.T.to(dtype)
