@@ -13,6 +13,7 @@ from tl_transcoders.hosts.dissect import Observation as Observation
 from tl_transcoders.hosts.dissect import dissect as dissect
 from tl_transcoders.hosts.dissect import observe as observe
 from tl_transcoders.hosts.dissect import quiet as quiet
+from tl_transcoders.hosts.embedding import token_embeddings as token_embeddings
 from tl_transcoders.hosts.forward_pass import watch_passes as watch_passes
 from tl_transcoders.hosts.norm_weights import NormWeights as NormWeights
 from tl_transcoders.hosts.registry import Undo as Undo

@@ -83,13 +83,18 @@ class Swap:
             case _:
                 return gradient
 
-    def encoder_rows(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
-        """The encoders of some features."""
+    @property
+    def encoders(self) -> Float[Tensor, "feature d_in"]:
+        """The encoders of all features."""
         W_enc = self.coder.W_enc
         if isinstance(self.coder, CrossLayerTranscoder):
             W_enc = W_enc[self.coder.layers.index(self.layer)]
         assert isinstance(W_enc, Tensor)
-        return W_enc.T[index]
+        return W_enc.T
+
+    def encoder_rows(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
+        """The encoders of some features."""
+        return self.encoders[index]
 
     def encoder(
         self, index: int

@@ -1,0 +1,14 @@
+"""What the weights connect, whatever the input: the one factor of an effect, and the other on prompts and data."""
+
+from tl_transcoders.circuits.weights.connections import Connections as Connections
+from tl_transcoders.circuits.weights.connections import connections as connections
+from tl_transcoders.circuits.weights.ends import Features as Features
+from tl_transcoders.circuits.weights.greedy_paths import greedy_paths as greedy_paths
+from tl_transcoders.circuits.weights.heads import HeadMap as HeadMap
+from tl_transcoders.circuits.weights.heads import by_head as by_head
+from tl_transcoders.circuits.weights.heads import ov_norms as ov_norms
+from tl_transcoders.circuits.weights.match import Match as Match
+from tl_transcoders.circuits.weights.path_graph import PathGraph as PathGraph
+from tl_transcoders.circuits.weights.paths import Path as Path
+from tl_transcoders.circuits.weights.paths import Paths as Paths
+from tl_transcoders.circuits.weights.via import Skip as Skip

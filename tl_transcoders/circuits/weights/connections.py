@@ -1,0 +1,168 @@
+"""What the weights connect: input-invariant connections, the strongest of all, never as a dense matrix."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_transcoders.circuits.graphs import Difference, Token
+from tl_transcoders.circuits.nodes import Feature
+from tl_transcoders.circuits.weights.best import SIGNS, Best, Sign
+from tl_transcoders.circuits.weights.ends import Source, Target, member
+from tl_transcoders.circuits.weights.stream import Stream, total
+from tl_transcoders.circuits.weights.via import Step, Via, pull, reachable, steps_of
+from tl_transcoders.errors import ConfigError
+from tl_transcoders.splice import Spliced
+
+if TYPE_CHECKING:
+    import pandas
+
+Per = Literal["all", "source", "target"]
+PER: Final = ("all", "source", "target")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Connections:
+    """Connections from sources to targets by one way, the strongest first (of every source or target, where asked for so).
+
+    `source[i]` and `target[i]` number features or tokens of the two ends; of an end that is a single one, 0.
+    """
+
+    of: Source
+    to: Target
+    via: tuple[Step, ...]
+    source: Int[Tensor, " n"]
+    target: Int[Tensor, " n"]
+    value: Float[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[tuple[Feature | Token, Feature | Token | Difference, float]]:
+        rows = zip(self.source.tolist(), self.target.tolist(), self.value.tolist(), strict=True)
+        for s, t, value in rows:
+            source = member(self.of, s)
+            assert isinstance(source, Feature | Token)
+            yield source, member(self.to, t), value
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A table `source target value` of numbers."""
+        from pandas import DataFrame
+
+        columns = {"source": self.source, "target": self.target, "value": self.value}
+        return DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+
+
+@torch.no_grad()
+def connections(
+    spliced: Spliced,
+    source: Source,
+    target: Target,
+    *,
+    k: int = 20,
+    via: Via = "residual",
+    sign: Sign = "both",
+    per: Per = "all",
+    memory: int = 1 << 28,
+) -> Connections:
+    """The k strongest connections between a source and a target that hold on every input.
+
+        value[s, t] = w_s · N r_t             straight through the residual stream
+        value[s, t] = w_s · N W_V W_O N r_t   through a head, and so on through several
+
+    w_s is what s writes at activation 1, r_t what t reads with (an encoder, or an unembedding less the mean of
+    all), N what a norm multiplies with and subtracts. What norms divide by, and how much a head attends, depend on
+    the input: `contributions` and `mean_connections` bring them in. Post-norms' gains are in w_s. A cross-layer
+    feature writes the sum of its decoders before the way begins. De-embeddings are connections from `Embed()`,
+    logit effects are connections to `Logits()`.
+
+    **Arguments:**
+
+    - `source`: `Features(layer)`, a `Feature`, `Embed()` for the embeddings of all tokens, or one `Token`.
+    - `target`: `Features(layer)`, a `Feature`, `Logits()` for all tokens, a `Token`, or a `Difference`.
+    - `via`: `"residual"`, a `Head`, a `Skip` (the skip connection of a layer), or several of these in order.
+    - `sign`: `"both"` ranks by |value|; `"positive"` and `"negative"` keep to one side.
+    - `per`: whether k are kept of `"all"`, of every `"source"`, or of every `"target"`.
+    - `memory`: bytes a block of values may take.
+
+    Source: Dunefsky et al. 2024, Transcoders find interpretable LLM feature circuits, section 4.
+
+    **Raises:** ConfigError for a layer that is not spliced, features, heads or tokens that are not there, a k
+    below 1, or a target that reads before its source has written.
+
+    ```python
+    connections(spliced, Features(3), Feature(5, 1207), k=10)
+    connections(spliced, Embed(), Feature(5, 1207), via=Head(4, 2))
+    ```
+    """
+    _check_options(k, sign, per, memory)
+    stream = Stream(spliced)
+    steps = steps_of(stream, via)
+    parts = reachable(stream, source, steps, target)
+    read = stream.read(target)
+    n_source, n_target = len(parts[0].rows), len(read.rows)
+    groups, others = {
+        "all": (1, n_source * n_target),
+        "source": (n_source, n_target),
+        "target": (n_target, n_source),
+    }[per]
+    best = Best(groups, min(k, others), sign, read.rows.new_empty(0, dtype=stream.dtype))
+    per_block = max(1, memory // stream.dtype.itemsize)
+    for targets in _blocks(n_target, per_block, n_source):
+        readers = pull(stream, steps, read.block(targets, stream.dtype))
+        for sources in _blocks(n_source, per_block, len(readers)):
+            value = total(parts, sources, stream.dtype) @ readers.T
+            _offer(best, per, value, sources, targets, n_target)
+    group, number, value = best.found()
+    match per:
+        case "all":
+            s, t = number // n_target, number % n_target
+        case "source":
+            s, t = group, number
+        case "target":
+            s, t = number, group
+    return Connections(of=source, to=target, via=steps, source=s, target=t, value=value)
+
+
+def _blocks(n: int, per_block: int, width: int) -> Iterator[slice]:
+    """Rows by as many at a time as make blocks that are about square, and fit."""
+    size = min(n, max(per_block // width, int(per_block**0.5), 1))
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _offer(
+    best: Best, per: Per, value: Tensor, sources: slice, targets: slice, n_target: int
+) -> None:
+    s = torch.arange(sources.start, sources.stop, device=value.device)
+    t = torch.arange(targets.start, targets.stop, device=value.device)
+    match per:
+        case "all":
+            numbers = s[:, None] * n_target + t
+            best.offer(slice(None), value.reshape(1, -1), numbers.reshape(1, -1))
+        case "source":
+            best.offer(sources, value, t[None])
+        case "target":
+            best.offer(targets, value.T, s[None])
+
+
+def _check_options(k: int, sign: Sign, per: Per, memory: int) -> None:
+    for name, size in {"k": k, "memory": memory}.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(
+                f"connections, {name}",
+                got=repr(size),
+                expected="a whole number, 1 or more",
+                do="Leave it out, or give it a size.",
+            )
+    for name, word, known in (("sign", sign, SIGNS), ("per", per, PER)):
+        if word not in known:
+            raise ConfigError(
+                f"connections, {name}",
+                got=repr(word),
+                expected=f"one of {', '.join(known)}",
+                do="Correct it.",
+            )
