@@ -23,7 +23,6 @@ from examples.all_layers import trained
 from examples.real_models import load_bridge, smollm2
 from examples.smollm2_splice import BOS
 from tl_transcoders.circuits import Feature, Node
-from tl_transcoders.circuits.graphs.nodes import write
 from tl_transcoders.circuits.interventions import Edit
 
 FRANCE: Final = ("France", " Paris", " Berlin")
@@ -108,10 +107,14 @@ def nodes_table(graph: tlt.Graph, n: int = 20) -> Table:
     influence = graph.influence()
     features = graph.nodes.is_a("feature").nonzero()[:, 0]
     best = features[influence[features].argsort(descending=True)[:n]]
-    at = graph.nodes.pos[best].tolist()
-    for i, node, pos in zip(best.tolist(), graph.nodes.take(best), at, strict=True):
+    for i, node in zip(best.tolist(), graph.nodes.take(best), strict=True):
         activation = f"{graph.activation[i]:.2f}"
-        table.add_row(write(node), graph.words[pos], activation, f"{influence[i]:.3f}")
+        table.add_row(
+            graph.label(node),
+            graph.words[int(graph.nodes.pos[i])],
+            activation,
+            f"{influence[i]:.3f}",
+        )
     return table
 
 
@@ -119,7 +122,7 @@ def edges_table(graph: tlt.Graph, n: int = 20) -> Table:
     """The strongest edges."""
     table = Table("source", "target", "effect", title="strongest edges")
     for source, target, effect in graph.top(n):
-        table.add_row(write(source), write(target), f"{effect:+.3f}")
+        table.add_row(graph.label(source), graph.label(target), f"{effect:+.3f}")
     return table
 
 

@@ -25,7 +25,6 @@ import tl_transcoders as tlt
 from examples.cache import cache_root
 from examples.real_models import load_bridge, smollm2
 from examples.smollm2_splice import BOS, prompts
-from tl_transcoders.circuits.graphs.path_length import path_length
 from tl_transcoders.demo import load_model, load_transcoders
 from tl_transcoders.demo.data import training_tokens
 from tl_transcoders.training import train_cross_layer
@@ -111,7 +110,7 @@ def compare(
             report.spliced.kl,
             mean(graph.replacement_score for graph in graphs),
             mean(graph.completeness_score for graph in graphs),
-            mean(path_length(graph) for graph in graphs),
+            mean(graph.path_length for graph in graphs),
             mean(float(graph.nodes.is_a("feature").sum()) for graph in graphs),
         ]
         table.add_row(name, *(f"{cell:.3f}" for cell in cells))

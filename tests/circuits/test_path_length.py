@@ -4,7 +4,6 @@ import torch
 
 from tests.circuits.test_graph import CLT, KIND, PROMPT, matrix, spliced_with
 from tl_transcoders.circuits.graphs import attribution_graph
-from tl_transcoders.circuits.graphs.path_length import path_length
 
 
 def test_the_length_of_ways_is_that_of_the_powers() -> None:
@@ -22,8 +21,8 @@ def test_the_length_of_ways_is_that_of_the_powers() -> None:
                 edges + k * float(passing[embeds].sum()),
             )
         assert not passing.any()
-        assert abs(path_length(graph) - edges / reached) < 1e-9
-        assert path_length(graph) > 1
+        assert abs(graph.path_length - edges / reached) < 1e-9
+        assert graph.path_length > 1
 
 
 def test_a_way_of_one_edge_has_length_one() -> None:
@@ -32,5 +31,5 @@ def test_a_way_of_one_edge_has_length_one() -> None:
     outcomes = graph.weight > 0
     direct = graph.prune(node=1e-9, edge=1.0)
     assert int(direct.nodes.is_a("feature").sum()) == 0
-    assert path_length(direct) == 1.0
+    assert direct.path_length == 1.0
     assert torch.equal(direct.weight[direct.weight > 0], graph.weight[outcomes])

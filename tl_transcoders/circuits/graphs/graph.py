@@ -13,6 +13,7 @@ from tl_transcoders._types import ErrorPolicy
 from tl_transcoders.circuits.graphs import graph_file, page, pruning
 from tl_transcoders.circuits.graphs.influence import influence, shares
 from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
+from tl_transcoders.circuits.graphs.path_length import path_length
 from tl_transcoders.circuits.graphs.paths import By, GraphPath, strongest_paths
 from tl_transcoders.circuits.graphs.pruning import subgraph
 from tl_transcoders.circuits.graphs.scores import Scores, scores, subgraph_scores
@@ -108,6 +109,11 @@ class Graph:
         **Raises:** ConfigError for a graph whose splice dropped the errors.
         """
         return scores(self).completeness
+
+    @property
+    def path_length(self) -> float:
+        """The mean number of edges of the ways from embeddings to outcomes, weighted by their share of influence."""
+        return path_length(self)
 
     def subgraph_scores(self, kept: "Selection | Graph") -> Scores:
         """Both scores had the transcoders only the features of a subgraph: others count as errors.
