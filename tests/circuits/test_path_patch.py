@@ -40,7 +40,12 @@ KINDS = [
     Kind("sae-resid_post", TopK(5), read="resid_post", write="resid_post"),
     Kind("sae-z", TopK(5), read="z", write="z"),
 ]
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=case_id)
+IN_FRONT = ("topk-skip", "clt", "sae-z")
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=() if k.name in IN_FRONT else pytest.mark.slow) for k in KINDS],
+    ids=case_id,
+)
 RECEIVERS: list[Node] = [
     Head(2, 1, "q"), Head(2, 1, "k", 4), Head(2, 0, "v"), KeyValue(2, 0, "k"), Feature(2, 5), Logits(),
 ]  # fmt: skip
@@ -75,8 +80,16 @@ def test_known_edges_are_found(truth: Truth, host: str, preset: str) -> None:
 
 
 @every_raw_host
-@pytest.mark.parametrize("kind", [SKIP, CLT], ids=case_id)
-@pytest.mark.parametrize("preset", ["edge", "wang", "linear"])
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [
+        (SKIP, "wang"),
+        (CLT, "edge"),
+        *(pytest.param(SKIP, preset, marks=pytest.mark.slow) for preset in ("edge", "linear")),
+        *(pytest.param(CLT, preset, marks=pytest.mark.slow) for preset in ("wang", "linear")),
+    ],
+    ids=case_id,
+)
 def test_the_slow_twin_agrees(host: Host, kind: Kind, preset: Any) -> None:
     rng = random.Random(f"{host}{kind}{preset}")
     model = host.build()
@@ -152,7 +165,9 @@ def test_all_writers_patched_give_the_source_run(host: Host, kind: Kind) -> None
 
 
 @every_raw_host
-@pytest.mark.parametrize("preset", ["edge", "wang", "linear"])
+@pytest.mark.parametrize(
+    "preset", ["wang", *(pytest.param(p, marks=pytest.mark.slow) for p in ("edge", "linear"))]
+)
 def test_a_sweep_is_path_patching_one_sender_at_a_time(host: Host, preset: Any) -> None:
     model = host.build()
     with splice(model, SKIP.build(model), error="keep") as spliced:
