@@ -1,7 +1,7 @@
 """Cross-layer against per-layer transcoders: the same features, data and steps; graphs of the same prompts.
 
 `python -m examples.cross_layer` does it on the demo model, with the shipped transcoders. `--model smollm2` trains
-both kinds for twelve MLPs of SmolLM2-135M first (1,024 features, TopK-16, 131,072 tokens) and goes on where a stopped
+both kinds for twelve MLPs of SmolLM2-135M first (1,024 features, TopK-16, 131,072 tokens in batches of 1,024) and goes on where a stopped
 run was. Every prompt begins with the token that separates SmolLM2's documents, which is left to the original MLPs.
 
 `path length` is the mean number of edges of the ways from embeddings to the predictions, weighted by influence;
@@ -76,6 +76,7 @@ def trained(model: Any, kind: str, tokens: Int[Tensor, "prompt pos"], n_tokens: 
             n_features=1024,
             activation=tlt.TopK(16),
             n_tokens=n_tokens,
+            batch_size=1024,
             exclude=(BOS,),
             checkpoint=str(checkpoints),
             checkpoint_every=16,
