@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_transcoders._types import ErrorPolicy
 from tl_transcoders.circuits.graphs import graph_file, page, pruning
-from tl_transcoders.circuits.graphs.influence import influence, shares
+from tl_transcoders.circuits.graphs.influence import influence, shares, total_effects
 from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
 from tl_transcoders.circuits.graphs.path_length import path_length
 from tl_transcoders.circuits.graphs.paths import By, GraphPath, strongest_paths
@@ -93,6 +93,16 @@ class Graph:
         target, source, effect = self.target[flows], self.source[flows], self.effect[flows]
         share = shares(target, effect, len(self.nodes))
         return influence(self.nodes.layer, target, source, share, self.weight)
+
+    def total_effects(self) -> Float[Tensor, "node outcome"]:
+        """What every node does to every outcome over all paths together, active features passing on what they get.
+
+        In units of the outcome's pre-activation; 0 for the outcomes themselves unless they are features with effects
+        on others. `paths(by="effect")` are its summands.
+        """
+        (outcomes,) = (self.weight > 0).nonzero(as_tuple=True)
+        ends = self.nodes.layer, self.target, self.source
+        return total_effects(*ends, self.effect, self.activation, outcomes)
 
     @property
     def replacement_score(self) -> float:
@@ -212,7 +222,10 @@ class Graph:
         return similar_features(self, least)
 
     def validate(self, n: int = 8, *, seed: int = 0) -> Validation:
-        """Remove n random nodes one at a time, everything frozen, and compare what becomes of every target with the edges.
+        """Remove n random nodes one at a time, and compare what becomes of targets with what the graph says.
+
+        With everything frozen every target must change by −effect: `gap`. With the model free to react, the outcomes
+        change as far as the graph is a fair account: `rank_correlation`, `influence_correlation`.
 
         **Raises:** ConfigError for a graph read from a file, which has no model.
         """

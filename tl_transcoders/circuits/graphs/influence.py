@@ -34,6 +34,29 @@ def influence(
     return found
 
 
+def total_effects(
+    layer: Int[Tensor, " node"],
+    target: Int[Tensor, " edge"],
+    source: Int[Tensor, " edge"],
+    effect: Float[Tensor, " edge"],
+    activation: Float[Tensor, " node"],
+    outcomes: Int[Tensor, " outcome"],
+) -> Float[Tensor, "node outcome"]:
+    """E[s, o] = Σ_t effect[t ← s] · ∂pre(o)/∂pre(t), an active feature t passing on E[t, o] / activation[t]."""
+    found = torch.zeros(len(layer), len(outcomes), dtype=torch.float64)
+    passing = torch.where(activation == 0, 0.0, 1 / activation.double())
+    own = torch.zeros_like(found)
+    own[outcomes, torch.arange(len(outcomes))] = 1
+    of = layer[target.long()]
+    order = of.argsort(descending=True, stable=True)
+    counts = torch.unique(of, return_counts=True)[1].flip(0).tolist()
+    for edges in order.split(counts) if counts else ():
+        ends = target[edges].long()
+        onward = own[ends] + found[ends] * passing[ends, None]
+        found.index_add_(0, source[edges].long(), onward * effect[edges].double()[:, None])
+    return found
+
+
 def slot_influence(
     rows: list[Rows],
     slot: Int[Tensor, " target"],

@@ -1,47 +1,58 @@
-"""Edges against the model itself: a node is taken away, everything frozen, and every target read again."""
+"""A graph against the model itself: nodes are taken away, and targets read again."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.frame import Frame
-from tl_transcoders.circuits.graphs.nodes import NodeTable
-from tl_transcoders.circuits.graphs.readers import directions
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
-from tl_transcoders.hosts import Norm, quiet
-from tl_transcoders.splice.trace.forward import FeatureChange, Rows, Spot
+from tl_transcoders.circuits.graphs.removal import Removable, Removal
+from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.splice.trace.run import Run
 
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
 
-Removable = Embed | Feature | Error | Mlp | Head
-
-
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Validation:
-    """What removing each of some nodes did to every target, beside what the edges say: −effect."""
+    """What removing each of some nodes did, with everything frozen and with the model free to react.
+
+    Frozen, every target must change by −effect: `found` and `expected`. Live, all is computed again, errors as the
+    splice says, as in `intervene`: `live` is what became of the outcomes, `predicted` what the graph says over all
+    paths together, −`Graph.total_effects`.
+    """
 
     removed: tuple[Removable, ...]
     found: Float[Tensor, "removed target"]
     expected: Float[Tensor, "removed target"]
+    live: Float[Tensor, "removed outcome"]
+    predicted: Float[Tensor, "removed outcome"]
+    influence: Float[Tensor, " removed"]
+    weight: Float[Tensor, " outcome"]
 
     @property
     def gap(self) -> float:
-        """The largest difference, in units of the largest edge."""
+        """The largest difference between frozen and expected, in units of the largest edge."""
         largest = float(self.expected.abs().max())
         return float((self.found - self.expected).abs().max()) / max(largest, 1e-30)
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, between predicted and live changes of all outcomes; NaN where all of either are the same."""
+        return spearman(self.predicted.flatten(), self.live.flatten())
+
+    @property
+    def influence_correlation(self) -> float:
+        """Spearman's, between the influence of a node and how far the outcomes move without it: Σ weight · |live|."""
+        return spearman(self.influence, self.live.double().abs() @ self.weight)
 
 
 @torch.no_grad()
 def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
-    """Remove n random nodes, one in every row of a pass with frozen patterns, scales, features, errors and MLPs."""
+    """Remove n random nodes, one in every row of two passes: all else frozen, and live."""
     (writers,) = (
         graph.nodes.is_a("embed", "feature", "error", "mlp", "head")
         & torch.isin(torch.arange(len(graph.nodes)), graph.source.long())
@@ -50,135 +61,35 @@ def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
     chosen = writers[shuffled[:n]]
     heads = graph.nodes.is_a("head")
     (targets,) = (~graph.value.isnan() & ~heads).nonzero(as_tuple=True)
-    nodes = tuple(node for node in graph.nodes.take(chosen) if isinstance(node, Removable))
     held = tuple(node for node in graph.nodes.take(heads) if isinstance(node, Head))
-    removal = Removal(run, nodes, graph.nodes.take(targets), held=(held,) * len(nodes))
-    found = removal.run_all()
+    nodes = tuple(node for node in graph.nodes.take(chosen) if isinstance(node, Removable))
+    (outcomes,) = (graph.weight > 0).nonzero(as_tuple=True)
     expected = graph.effect.new_zeros(len(chosen), len(graph.nodes))
     for row, source in enumerate(chosen):
         here = graph.source == source
         expected[row, graph.target[here].long()] = -graph.effect[here]
-    return Validation(removal.nodes, found.cpu(), expected[:, targets])
+    return Validation(
+        removed=nodes,
+        found=Removal(run, nodes, graph.nodes.take(targets), held=(held,) * len(nodes))
+        .run_all()
+        .cpu(),
+        expected=expected[:, targets],
+        live=Removal(run, nodes, graph.nodes.take(outcomes), live=True).run_all().cpu(),
+        predicted=-graph.total_effects()[chosen],
+        influence=graph.influence()[chosen],
+        weight=graph.weight[outcomes],
+    )
 
 
-@final
-@dataclass
-class Removal:
-    """Nodes of a run on one prompt, one to remove in every row, and the targets to read in all rows.
+def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
+    """The correlation of ranks, equal values sharing the mean of theirs."""
+    ranks = torch.stack([_ranks(a), _ranks(b)])
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    sizes = ranks.norm(dim=1)
+    return float((ranks[0] @ ranks[1]) / sizes.prod()) if sizes.all() else float("nan")
 
-    `held` are heads that keep what they mix in the run, row by row, where they are not removed.
-    """
 
-    run: Run
-    nodes: tuple[Removable, ...]
-    targets: NodeTable
-    held: tuple[tuple[Head, ...], ...] = ()
-    _changes: list[tuple[Int[Tensor, " n"], Tensor]] = field(default_factory=list)
-    _stream: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def run_all(self) -> Float[Tensor, "removed target"]:
-        """By how much every target's pre-activation changes."""
-        run, frame = self.run, Frame.of(self.run)
-        example = torch.zeros(len(self.nodes), dtype=torch.long, device=run.tokens.device)
-        forward = run.forward(rows=Rows(example), mlps=True, gains=True, visit=self._visit(frame))
-        with quiet(run.spliced.host):
-            forward.visit("logits_in", frame.n_layers, forward.run(run.embed[example]))
-        found = frame.run.embed.new_zeros(len(self.nodes), len(self.targets), dtype=frame.dtype)
-        for which, change in self._changes:
-            found[:, which] = change
-        return found
-
-    def _visit(self, frame: Frame) -> Any:
-        def visit(spot: Spot, layer: int, value: Any) -> Any:
-            match spot:
-                case "embed":
-                    return self._without(Embed, 0, value, self.run.embed)
-                case "resid_pre":
-                    self._stream = value
-                case "v":
-                    block = frame.block(layer)
-                    scale = self._scale(block.ln1, self.run.values["resid_pre", layer])
-                    return block.attention.v(block.ln1(self._stream, scale))
-                case "pattern":
-                    return self.run.values["pattern", layer].expand_as(value)
-                case "z":
-                    return self._mixed(layer, value)
-                case "features":
-                    return self._fewer(layer, value)
-                case "error" | "mlp_raw":
-                    kind = Error if spot == "error" else Mlp
-                    return self._without(kind, layer, value, self.run.values[spot, layer])
-                case "mlp_in" | "logits_in":
-                    self._read(frame, layer, value)
-                case _:
-                    pass
-            return value
-
-        return visit
-
-    def _scale(self, norm: Norm, base: Tensor) -> Float[Tensor, "removed pos 1"]:
-        """The norm's σ in the run, for every row."""
-        return norm.scale(base).expand(len(self.nodes), -1, -1)
-
-    def _here(self, kind: type[Removable], layer: int) -> Iterator[tuple[int, Removable]]:
-        for row, node in enumerate(self.nodes):
-            if isinstance(node, kind) and (isinstance(node, Embed) or node.layer == layer):
-                yield row, node
-
-    def _without(self, kind: type[Removable], layer: int, value: Tensor, base: Tensor) -> Tensor:
-        """A copy in which nodes of a kind have written nothing."""
-        value = value.clone()
-        for row, node in self._here(kind, layer):
-            assert isinstance(node, Embed | Error | Mlp)
-            value[row, node.pos] -= base[0, node.pos]
-        return value
-
-    def _mixed(
-        self, layer: int, z: Float[Tensor, "removed pos head d_head"]
-    ) -> Float[Tensor, "removed pos head d_head"]:
-        """z of the heads of a layer, some of them held and some removed."""
-        base, z = self.run.values["z", layer][0], z.clone()
-        for row, heads in enumerate(self.held):
-            for head in heads:
-                if head.layer == layer:
-                    where = slice(None) if head.pos is None else head.pos, head.head
-                    z[(row, *where)] = base[where]
-        for row, node in self._here(Head, layer):
-            assert isinstance(node, Head)
-            z[row, node.pos, node.head] = 0
-        return z
-
-    def _fewer(self, layer: int, nothing: FeatureChange) -> FeatureChange:
-        run, here = self.run, list(self._here(Feature, layer))
-        if not here:
-            return nothing
-        index = torch.zeros(len(self.nodes), 1, dtype=torch.long, device=run.tokens.device)
-        delta = run.embed.new_zeros(len(self.nodes), run.shape[1], 1)
-        for row, node in here:
-            assert isinstance(node, Feature)
-            index[row, 0] = node.index
-            delta[row, node.pos, 0] = -run.column(layer, node.index)[0, node.pos]
-        return FeatureChange(index, delta)
-
-    def _read(self, frame: Frame, layer: int, x: Float[Tensor, "removed pos d_model"]) -> None:
-        """The change of every target of a layer."""
-        (which,) = (self.targets.layer == layer).nonzero(as_tuple=True)
-        if not len(which):
-            return
-        targets = self.targets.take(which)
-        swap = frame.swap(layer)
-        if layer == frame.n_layers:
-            base, norm = self.run.resid_final, frame.anatomy.ln_final
-            vectors, read = directions(frame, targets)[0], norm
-        else:
-            assert swap is not None
-            base, block = self.run.values["mlp_in", layer], frame.block(layer)
-            vectors = swap.encoder_rows(targets.index)
-
-            def read(x: Tensor, scale: Tensor) -> Tensor:
-                return swap.read(block, x, scale)
-
-            norm = block.ln2
-        scale = self._scale(norm, base)
-        change = (read(x, scale) - read(base, scale[:1])).to(frame.dtype)[:, targets.pos]
-        self._changes.append((which, (change * vectors.to(frame.dtype)).sum(-1)))
+def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    _, which, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[which]
