@@ -1,8 +1,8 @@
 """A pickle as data: tensors and plain values, and names of everything else.
 
 Nothing in a pickle is imported or called. A global is only its name; two rebuilders of torch's tensors and
-the empty OrderedDict are known by name and done here; an object of any other class that is nothing but its
-attributes becomes a `Record`. Every other opcode is refused, so that neither time nor memory can grow
+the empty OrderedDict are known by name and done here, and a named tuple is a tuple; an object of any other class
+that is nothing but its attributes becomes a `Record`. Every other opcode is refused, so that neither time nor memory can grow
 beyond the length of the pickle.
 """
 
@@ -69,6 +69,7 @@ def _refusal(where: str, got: str) -> TranscoderFormatError:
     )
 
 
+_NAMED_TUPLES = frozenset({Global("circuit_tracer.attribution.targets", "LogitTarget")})
 _PLAIN = frozenset("BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE".split())
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -145,6 +146,9 @@ class _Machine:
 
     def instance(self) -> None:
         kind, arguments = self.pop(2)
+        if kind in _NAMED_TUPLES and isinstance(arguments, tuple):
+            self.stack.append(arguments)
+            return
         if not isinstance(kind, Global) or arguments != ():
             raise _Refused("an object that is made with arguments")
         self.stack.append(Record(kind, {}))

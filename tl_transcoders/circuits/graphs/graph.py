@@ -1,6 +1,6 @@
 """An attribution graph."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders._types import ErrorPolicy
-from tl_transcoders.circuits.graphs import graph_file, page, pruning
+from tl_transcoders.circuits.graphs import graph_file, page, peer_file, pruning
 from tl_transcoders.circuits.graphs.influence import influence, shares, total_effects
 from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
 from tl_transcoders.circuits.graphs.path_length import path_length
@@ -278,6 +278,21 @@ class Graph:
     def load(cls, path: str | Path) -> "Graph":
         """The inverse of `save`; raises TranscoderFormatError for a file that is damaged or something else."""
         return cls(**graph_file.read(Path(path)))
+
+    @classmethod
+    def from_circuit_tracer(
+        cls, path: str | Path, *, words: Sequence[str] | None = None
+    ) -> "Graph":
+        """A `.pt` file of circuit-tracer 0.5.0; nothing in it is run.
+
+        It has no biases and no pre-activations: the value of a feature is its activation, that of a token the sum of its
+        row, and what biases do is in `left_out` of features. `gap` is NaN: nobody can check the rows.
+
+        **Arguments:** `words`: the text of every token, which the file does not hold; its ids otherwise.
+
+        **Raises:** TranscoderFormatError for a file that is damaged, something else, or holds more than data.
+        """
+        return cls(**peer_file.read_peer_graph(Path(path), words))
 
     def save_html(self, path: str | Path, *, max_edges: int = 2000) -> None:
         """Write one static page: layers by tokens, nodes as dots, the `max_edges` strongest edges between them.
