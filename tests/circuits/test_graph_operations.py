@@ -1,5 +1,8 @@
 """Subgraphs, scores of them, paths, groups, merging and comparing: against their definitions, written out."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +15,9 @@ from torch import Tensor
 
 from tests.cases import HOSTS, Kind, tokens
 from tl_transcoders.circuits.graphs import Bias, Graph, Token, attribution_graph, compare, merge
+from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.select import select
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, write_node
+from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, write_node
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import splice
 
@@ -273,3 +277,35 @@ def test_a_page_holds_the_strongest_edges_and_no_code(small: Graph, tmp_path: Pa
         assert 0 <= float(node.attrib["cy"]) <= float(svg.attrib["height"])
     with pytest.raises(ConfigError, match="1 or more"):
         graph.save_html(tmp_path / "page.html", max_edges=0)
+
+
+def test_heads_come_before_the_mlp_of_their_layer(graph: Graph) -> None:
+    """A head of layer 1 that stands between an embedding and a feature of layer 1."""
+    nodes: list[Any] = [Embed(0), Head(1, 0, None, 1), Feature(1, 2, 1), Token(3, 1)]
+    line = replace(
+        graph,
+        tokens=graph.tokens[:2],
+        words=graph.words[:2],
+        nodes=NodeTable.of(nodes, 3),
+        activation=torch.tensor([0.0, 0, 2, 0]),
+        weight=torch.tensor([0.0, 0, 0, 1], dtype=torch.float64),
+        value=torch.zeros(4),
+        left_out=torch.zeros(4),
+        source=torch.tensor([1, 0, 2]),
+        target=torch.tensor([2, 1, 3]),
+        effect=torch.tensor([3.0, 1, 4]),
+    )
+    assert line.influence().tolist() == [1, 1, 1, 0]
+    assert len(line.prune().nodes) == 4
+    (path,) = line.paths(Embed(0), Token(3, 1))
+    assert (path.nodes, path.strength) == (tuple(nodes), 1)
+
+
+@pytest.mark.slow
+def test_a_large_graph_is_pruned_in_little_memory() -> None:
+    command = [sys.executable, "-m", "benchmarks.graph_pruning", "--edges", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["nodes"] == 60_000
+    assert found["kept_nodes"] < 60_000
+    assert found["peak"] < 4_000

@@ -92,7 +92,7 @@ class Graph:
         flows = ~self.nodes.is_a("bias")[self.source.long()]
         target, source, effect = self.target[flows], self.source[flows], self.effect[flows]
         share = shares(target, effect, len(self.nodes))
-        return influence(self.nodes.layer, target, source, share, self.weight)
+        return influence(self.nodes.depth, target, source, share, self.weight)
 
     def total_effects(self) -> Float[Tensor, "node outcome"]:
         """What every node does to every outcome over all paths together, active features passing on what they get.
@@ -101,7 +101,7 @@ class Graph:
         on others. `paths(by="effect")` are its summands.
         """
         (outcomes,) = (self.weight > 0).nonzero(as_tuple=True)
-        ends = self.nodes.layer, self.target, self.source
+        ends = self.nodes.depth, self.target, self.source
         return total_effects(*ends, self.effect, self.activation, outcomes)
 
     @property
@@ -158,7 +158,9 @@ class Graph:
         """The most influential nodes and edges: as few as hold these shares of all influence.
 
         Embeddings and outcomes stay; features left without a way in, and features and errors without a way out, go.
-        What goes is in `left_out`.
+        What goes is in `left_out`. So node=1 and edge=1 take away what leads nowhere, and nothing else.
+
+        Source: Ameisen et al. 2025, Circuit Tracing, appendix; the sets are those of circuit-tracer 0.5.0.
         """
         return pruning.prune(self, node=node, edge=edge)
 

@@ -16,26 +16,34 @@ def shares(
     return size / total[target.long()].clamp(min=1e-30)
 
 
+def steps(
+    depth: Int[Tensor, " node"], target: Int[Tensor, " edge"], *, descending: bool
+) -> tuple[Int[Tensor, " n"], ...]:
+    """The edges, by the depth of their targets; what one step finds of a node is done when a later one needs it."""
+    of = depth.short()[target.long()]
+    order = of.argsort(descending=descending, stable=True)
+    counts = torch.bincount(of.long())
+    counts = counts[counts > 0].tolist()
+    return order.split(counts[::-1] if descending else counts) if counts else ()
+
+
 def influence(
-    layer: Int[Tensor, " node"],
+    depth: Int[Tensor, " node"],
     target: Int[Tensor, " edge"],
     source: Int[Tensor, " edge"],
     share: Float[Tensor, " edge"],
     weight: Float[Tensor, " node"],
 ) -> Float[Tensor, " node"]:
-    """w (S + S² + S³ + …), S the shares: one look at every edge, the targets of the last layers first."""
+    """w (S + S² + S³ + …), S the shares: one look at every edge, the deepest targets first."""
     found = torch.zeros_like(weight, dtype=torch.float64)
-    of = layer[target.long()]
-    order = of.argsort(descending=True, stable=True)
-    counts = torch.unique(of, return_counts=True)[1].flip(0).tolist()
-    for edges in order.split(counts) if counts else ():
+    for edges in steps(depth, target, descending=True):
         ends = target[edges].long()
         found.index_add_(0, source[edges].long(), (found + weight)[ends] * share[edges])
     return found
 
 
 def total_effects(
-    layer: Int[Tensor, " node"],
+    depth: Int[Tensor, " node"],
     target: Int[Tensor, " edge"],
     source: Int[Tensor, " edge"],
     effect: Float[Tensor, " edge"],
@@ -43,14 +51,11 @@ def total_effects(
     outcomes: Int[Tensor, " outcome"],
 ) -> Float[Tensor, "node outcome"]:
     """E[s, o] = Σ_t effect[t ← s] · ∂pre(o)/∂pre(t), an active feature t passing on E[t, o] / activation[t]."""
-    found = torch.zeros(len(layer), len(outcomes), dtype=torch.float64)
+    found = torch.zeros(len(depth), len(outcomes), dtype=torch.float64)
     passing = torch.where(activation == 0, 0.0, 1 / activation.double())
     own = torch.zeros_like(found)
     own[outcomes, torch.arange(len(outcomes))] = 1
-    of = layer[target.long()]
-    order = of.argsort(descending=True, stable=True)
-    counts = torch.unique(of, return_counts=True)[1].flip(0).tolist()
-    for edges in order.split(counts) if counts else ():
+    for edges in steps(depth, target, descending=True):
         ends = target[edges].long()
         onward = own[ends] + found[ends] * passing[ends, None]
         found.index_add_(0, source[edges].long(), onward * effect[edges].double()[:, None])

@@ -90,6 +90,11 @@ class NodeTable:
         return self.rows[:, 1]
 
     @property
+    def depth(self) -> Int[Tensor, " node"]:
+        """A number that grows along every edge but those from embeddings: heads come before the MLP of their layer."""
+        return 2 * self.layer + ~self.is_a("head")
+
+    @property
     def pos(self) -> Int[Tensor, " node"]:
         """Its position; OUTSIDE for biases."""
         return self.rows[:, 2]

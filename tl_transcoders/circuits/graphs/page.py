@@ -25,7 +25,7 @@ body {{ font: 13px sans-serif; margin: 16px; color: #222; background: #fff }}
 svg text {{ font: 11px monospace; fill: #222 }}
 .row {{ stroke: #e4e4e4 }} .edge {{ fill: none; stroke-opacity: .45 }} .edge:hover {{ stroke-opacity: 1 }}
 .raises {{ stroke: {RAISES} }} .lowers {{ stroke: {LOWERS} }}
-.node {{ stroke: #fff }} .feature {{ fill: #444 }} .embed {{ fill: #3a8a4d }} .error {{ fill: #b9b9b9 }} .outcome {{ fill: #8a4fb0 }}
+.node {{ stroke: #fff }} .feature {{ fill: #444 }} .embed {{ fill: #3a8a4d }} .error {{ fill: #b9b9b9 }} .head {{ fill: #d08a1d }} .outcome {{ fill: #8a4fb0 }}
 """
 
 
@@ -171,12 +171,17 @@ def _height(row: int) -> float:
 
 def _kinds(graph: "Graph") -> list[str]:
     """The class in which a node is drawn."""
-    embed, error = graph.nodes.is_a("embed"), graph.nodes.is_a("error", "mlp")
-    outcome = graph.weight > 0
-    named = zip(embed.tolist(), error.tolist(), outcome.tolist(), strict=True)
-    return [
-        "outcome" if o else "embed" if e else "error" if rest else "feature" for e, rest, o in named
-    ]
+    found = ["feature"] * len(graph.nodes)
+    drawn = {
+        "embed": graph.nodes.is_a("embed"),
+        "error": graph.nodes.is_a("error", "mlp"),
+        "head": graph.nodes.is_a("head"),
+        "outcome": graph.weight > 0,
+    }
+    for kind, which in drawn.items():
+        for node in which.nonzero()[:, 0].tolist():
+            found[node] = kind
+    return found
 
 
 def _label(graph: "Graph", node: int) -> str:

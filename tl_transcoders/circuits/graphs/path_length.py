@@ -20,8 +20,8 @@ def path_length(graph: "Graph") -> float:
     flows = ~graph.nodes.is_a("bias")[graph.source.long()]
     target, source = graph.target[flows], graph.source[flows]
     share = shares(target, graph.effect[flows], len(graph.nodes))
-    layer = graph.nodes.layer
-    reached = influence(layer, target, source, share, graph.weight)
-    edges = influence(layer, target, source, share, graph.weight.double() + reached)
+    depth = graph.nodes.depth
+    reached = influence(depth, target, source, share, graph.weight)
+    edges = influence(depth, target, source, share, graph.weight.double() + reached)
     embeds = graph.nodes.is_a("embed")
     return float(edges[embeds].sum() / reached[embeds].sum())

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.influence import shares
+from tl_transcoders.circuits.graphs.influence import shares, steps
 from tl_transcoders.circuits.graphs.nodes import GraphNode
 from tl_transcoders.errors import ConfigError
 
@@ -70,9 +70,8 @@ class _Search:
         found.best[source, 0] = 1.0
         into = graph.target.long()
         (used,) = (_between(graph, target) & (factor != 0)).nonzero(as_tuple=True)
-        layer = graph.nodes.layer[into[used]]
-        order = layer.argsort(stable=True)
-        for edges in used[order].split(torch.unique(layer, return_counts=True)[1].tolist()):
+        for step in steps(graph.nodes.depth, into[used], descending=False):
+            edges = used[step]
             found.extend(into[edges], graph.source[edges].long(), factor[edges].abs(), edges)
         return found
 
@@ -123,9 +122,6 @@ def _between(graph: "Graph", target: int) -> Bool[Tensor, " edge"]:
     leads = torch.zeros(len(graph.nodes), dtype=torch.bool)
     leads[target] = True
     into, outof = graph.target.long(), graph.source.long()
-    layer = graph.nodes.layer[into]
-    order = layer.argsort(descending=True, stable=True)
-    counts = torch.unique(layer, return_counts=True)[1].flip(0).tolist()
-    for edges in order.split(counts) if counts else ():
+    for edges in steps(graph.nodes.depth, into, descending=True):
         leads[outof[edges[leads[into[edges]]]]] = True
     return leads[into]

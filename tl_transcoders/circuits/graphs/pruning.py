@@ -66,7 +66,7 @@ def _strong(graph: "Graph", among: Bool[Tensor, " edge"], share: float) -> Bool[
     among = among & ~graph.nodes.is_a("bias")[graph.source.long()]
     target, source = graph.target[among], graph.source[among]
     part = shares(target, graph.effect[among], len(graph.nodes))
-    found = influence(graph.nodes.layer, target, source, part, graph.weight)
+    found = influence(graph.nodes.depth, target, source, part, graph.weight)
     kept = torch.zeros_like(among)
     kept[among] = largest(part * (found + graph.weight)[target.long()], share)
     return kept

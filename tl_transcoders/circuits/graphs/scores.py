@@ -37,7 +37,7 @@ def scores(graph: "Graph") -> Scores:
     flows = ~table.is_a("bias")[graph.source.long()]
     target, source = graph.target[flows].long(), graph.source[flows].long()
     share = shares(target, graph.effect[flows], len(table))
-    found = influence(table.layer, target, source, share, graph.weight)
+    found = influence(table.depth, target, source, share, graph.weight)
     unexplained = table.is_a("error", "mlp")
     from_errors = share.new_zeros(len(table))
     from_errors.index_add_(0, target, share * unexplained[source])
