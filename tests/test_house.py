@@ -45,7 +45,20 @@ OF_PATCHING = {"ActiveFeatures", "AllHeads", "PatchResult", "SweepResult", "swee
 """Those reached through `tl_transcoders.circuits.patching`."""
 OF_ATTRIBUTION = {"EdgeEffects", "NodeEffects"}
 """Those reached through `tl_transcoders.circuits.attribution`."""
-OF_GRAPHS = {"Bias", "Difference", "Token", "TopTokens", "Validation"}
+OF_GRAPHS = {
+    "Bias",
+    "Comparison",
+    "Difference",
+    "GraphPath",
+    "MergedGraph",
+    "Scores",
+    "SuperGraph",
+    "Token",
+    "TopTokens",
+    "Validation",
+    "compare",
+    "merge",
+}
 """Those reached through `tl_transcoders.circuits.graphs`."""
 
 OF_CIRCUITS = {
