@@ -50,6 +50,7 @@ bench: $(VENV)/.test $(TL3)/.stamp peers ## the speed measurements; each prints 
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.loading
 	$(RUN) -m benchmarks.path_patching
+	$(RUN) -m benchmarks.graph_pruning
 
 peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 
@@ -57,7 +58,7 @@ example-smollm2: $(VENV)/.test ## train, save, reload and splice transcoders for
 	$(RUN) -m examples.smollm2_splice
 
 clean: ## remove everything make has built in this folder
-	rm -rf $(VENV) $(TL3) .peers site build dist *.egg-info
+	rm -rf $(VENV) $(TL3) .peers site build dist *.egg-info demo_graph.html
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

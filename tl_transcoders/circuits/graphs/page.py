@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
 GAP, ROW, MARGIN, NARROWEST, THICKEST = 14, 64, 110, 72, 5.0
+LETTER: Final = 6.7
+"""Width of a letter of 11 pixels."""
 RAISES, LOWERS = "#2166ac", "#c0432c"
 STYLE: Final = f"""
 body {{ font: 13px sans-serif; margin: 16px; color: #222; background: #fff }}
@@ -135,8 +137,10 @@ class Drawing:
             yield f'<line class="row" x1="{MARGIN}" x2="{self.width:.0f}" y1="{y}" y2="{y}"/>'
             yield f'<text x="8" y="{y + 4}">{name}</text>'
         y = _height(graph.n_layers + 1) + 28
-        for left, word in zip(self.left, graph.words, strict=False):
-            yield f'<text x="{left + 6:.0f}" y="{y}">{escape(_shown(word))}</text>'
+        for i, word in enumerate(graph.words):
+            n = int((self.left[i + 1] - self.left[i]) / LETTER) - 1
+            shown = _shown(word) if len(_shown(word)) <= n else f"{_shown(word)[: n - 1]}…"
+            yield f'<text x="{self.left[i] + 6:.0f}" y="{y:.0f}">{escape(shown)}</text>'
 
     def _edges(self, graph: "Graph", names: dict[int, str]) -> Iterator[str]:
         source, target = graph.source[self.edges].tolist(), graph.target[self.edges].tolist()
