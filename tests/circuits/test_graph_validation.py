@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cases import HOSTS, Kind, tokens
+from tests.cases import HOSTS, Host, Kind, case_id, tokens
 from tl_transcoders.circuits.edits import Ablate, Scale
 from tl_transcoders.circuits.graphs import Difference, Graph, Token, attribution_graph
 from tl_transcoders.circuits.graphs.validate import spearman
@@ -15,14 +15,18 @@ from tl_transcoders.splice import splice
 from tl_transcoders.transcoders import TopK
 
 PROMPT = tokens(1)
+SOME = [
+    pytest.param(host, marks=pytest.mark.slow) if i else host for i, host in enumerate(HOSTS[::2])
+]
 LAST = PROMPT.shape[1] - 1
 
 
 @pytest.mark.parametrize(
     "kind", [Kind("topk-skip", TopK(5), skip=True), Kind("clt", TopK(5), cross_layer=True)], ids=str
 )
-def test_live_changes_are_those_of_interventions(kind: Kind) -> None:
-    model = HOSTS[0].build()
+@pytest.mark.parametrize("host", SOME, ids=case_id)
+def test_live_changes_are_those_of_interventions(host: Host, kind: Kind) -> None:
+    model = host.build()
     with splice(model, kind.build(model), error="keep") as spliced:
         graph = attribution_graph(spliced, PROMPT, targets=[3, (4, 5)])
         found = graph.validate(1000)

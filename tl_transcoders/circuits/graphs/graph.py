@@ -51,7 +51,7 @@ class Graph:
     errors: ErrorPolicy
     nodes: NodeTable
     activation: Float[Tensor, " node"]
-    """Of features; 0 for others."""
+    """Of features; of heads their value; 0 for others."""
     weight: Float[Tensor, " node"]
     """How much an outcome counts in influence: a token its probability, others 1; 0 for what is no outcome."""
     value: Float[Tensor, " node"]

@@ -91,7 +91,7 @@ class NodeTable:
 
     @property
     def depth(self) -> Int[Tensor, " node"]:
-        """A number that grows along every edge but those from embeddings: heads come before the MLP of their layer."""
+        """An order in which every edge goes up: heads of a layer, then what its MLP reads and writes."""
         return 2 * self.layer + ~self.is_a("head")
 
     @property

@@ -77,8 +77,8 @@ def _connected(
 ) -> Bool[Tensor, " node"]:
     """Without features that nothing leads to, and without features and errors that lead to nothing."""
     table = graph.nodes
-    needs_in = table.is_a("feature") & (graph.weight == 0)
-    needs_out = table.is_a("feature", "error", "mlp") & (graph.weight == 0)
+    needs_in = table.is_a("feature", "head") & (graph.weight == 0)
+    needs_out = table.is_a("feature", "error", "mlp", "head") & (graph.weight == 0)
     target, source = graph.target.long(), graph.source.long()
     flows = edges & ~table.is_a("bias")[source]
     while True:

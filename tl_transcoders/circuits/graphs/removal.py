@@ -13,7 +13,7 @@ from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.readers import directions
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
 from tl_transcoders.hosts import Norm, quiet
-from tl_transcoders.splice.trace.forward import FeatureChange, Rows, Spot
+from tl_transcoders.splice.trace.forward import FeatureChange, Forward, Rows, Spot
 from tl_transcoders.splice.trace.run import Run
 from tl_transcoders.splice.trace.swap import Features, sparse
 from tl_transcoders.transcoders import SparseFeatures
@@ -41,17 +41,29 @@ class Removal:
     def run_all(self) -> Float[Tensor, "removed target"]:
         """By how much every target's pre-activation changes."""
         run, frame = self.run, Frame.of(self.run)
+        forward, embed = self._forward(frame)
+        with quiet(run.spliced.host):
+            forward.visit("logits_in", frame.n_layers, forward.run(embed))
+        found = frame.run.embed.new_zeros(len(self.nodes), len(self.targets), dtype=frame.dtype)
+        for which, change in self._changes:
+            found[:, which] = change
+        return found
+
+    def entering(self, layer: int) -> Float[Tensor, "removed pos d_model"]:
+        """By how much the stream that enters a block changes."""
+        forward, embed = self._forward(Frame.of(self.run))
+        with quiet(self.run.spliced.host):
+            return forward.run(embed, stop=layer) - self.run.entering(layer)
+
+    def _forward(self, frame: Frame) -> tuple[Forward, Float[Tensor, "removed pos d_model"]]:
+        """The pass, and what enters it."""
+        run = self.run
         example = torch.zeros(len(self.nodes), dtype=torch.long, device=run.tokens.device)
         frozen, visit = not self.live, self._visit(frame)
         errors = "freeze" if frozen else "live"
         rows = Rows(example)
         forward = run.forward(rows=rows, mlps=frozen, gains=frozen, errors=errors, visit=visit)
-        with quiet(run.spliced.host):
-            forward.visit("logits_in", frame.n_layers, forward.run(run.embed[example]))
-        found = frame.run.embed.new_zeros(len(self.nodes), len(self.targets), dtype=frame.dtype)
-        for which, change in self._changes:
-            found[:, which] = change
-        return found
+        return forward, run.embed[example]
 
     def _visit(self, frame: Frame) -> Any:
         def visit(spot: Spot, layer: int, value: Any) -> Any:
