@@ -8,11 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.assemble import assemble
+from tl_transcoders.circuits.graphs.circuitry import Circuitry
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target, TopTokens
-from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.graphs.sweep import Sweeper
 from tl_transcoders.circuits.graphs.trace import trace
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
@@ -65,15 +65,15 @@ def attribution_graph(
     run = _run(spliced, prompt)
     outcomes = Outcomes.of(run, targets)
     frame = Frame.of(run)
-    sources = Sources.of(frame)
-    traced = trace(
-        Sweeper.of(frame, sources, memory),
-        NodeTable.of(outcomes.nodes, frame.n_layers),
+    sweeper = Sweeper(Circuitry.of(frame, frame.dtype), memory)
+    chosen = trace(
+        sweeper,
+        sweeper.number(NodeTable.of(outcomes.nodes, frame.n_layers)),
         outcomes.weight,
         max_features=max_features,
         per_update=per_update,
     )
-    return assemble(frame, sources, traced, outcomes, _words(spliced, run))
+    return assemble(sweeper, chosen, outcomes, _words(spliced, run))
 
 
 def _run(spliced: Spliced, prompt: Prompt) -> Run:
