@@ -35,7 +35,7 @@ from tl_transcoders.circuits.graphs import Token
 
 N_FEATURES, K, LENGTH, BUDGET = 4096, 16, 11, 1000
 PEER_PYTHON = Path(".peers/circuit-tracer/bin/python")
-BATCH_SIZES = (64, 128, 256, 512)
+BATCH_SIZES = [64, 128, 256, 512]
 
 
 def main(
@@ -43,6 +43,9 @@ def main(
     length: Annotated[int, typer.Option(help="tokens of the prompt")] = LENGTH,
     max_features: Annotated[int, typer.Option(help="budget without the peer; 0 for all")] = 0,
     threads: Annotated[int, typer.Option(help="threads of torch on both sides")] = 2,
+    batch_size: Annotated[
+        list[int], typer.Option(help="those the peer is tried with")
+    ] = BATCH_SIZES,
 ) -> None:
     """Measure and print."""
     torch.set_num_threads(threads)
@@ -54,7 +57,7 @@ def main(
     with tlt.splice(model, transcoders, error="keep", exclude=first) as spliced:
         ours = Ours(spliced, tokens)
         if rounds:
-            found = against_the_peer(ours, transcoders, rounds, threads)
+            found = against_the_peer(ours, transcoders, rounds, threads, batch_size)
         else:
             found = alone(ours, max_features or None)
     load = os.getloadavg()[0]
@@ -89,7 +92,11 @@ def alone(ours: Ours, max_features: int | None) -> dict[str, Any]:
 
 
 def against_the_peer(
-    ours: Ours, transcoders: tlt.TranscoderSet, rounds: int, threads: int
+    ours: Ours,
+    transcoders: tlt.TranscoderSet,
+    rounds: int,
+    threads: int,
+    batch_sizes: list[int],
 ) -> dict[str, Any]:
     """Both, in turns."""
     if not PEER_PYTHON.exists():
@@ -102,7 +109,7 @@ def against_the_peer(
         order = {"tokens": ours.tokens[0].tolist(), "file": ""}
         tried = {
             size: peer.ask({**order, "batch_size": size, "max_features": None})["seconds"]
-            for size in BATCH_SIZES
+            for size in batch_sizes
         }
         best = min(tried, key=lambda size: tried[size])
         found: dict[str, Any] = {"batch_sizes": {str(s): round(t, 1) for s, t in tried.items()}}

@@ -65,7 +65,8 @@ def replacement_model(path: Path, folder: Path, k: int) -> Any:
         tokenizer_file=str(path / "tokenizer.json"),
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
-        add_bos_token=True,  # else transformer-lens loads it again by a name it does not have
+        name_or_path="smollm2",
+        add_bos_token=True,  # else transformer-lens loads it again by this name
     )
     model: Any = TransformerLensReplacementModel(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(

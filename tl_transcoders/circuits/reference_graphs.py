@@ -26,16 +26,22 @@ LEAVES: Final[frozenset[Spot]] = frozenset({"embed", "features", "error"})
 
 @torch.enable_grad()
 def autograd_graph(
-    spliced: Spliced, tokens: Tensor, targets: Sequence[Target]
+    spliced: Spliced,
+    tokens: Tensor,
+    targets: Sequence[Target],
+    *,
+    linear: bool = False,
 ) -> list[dict[Node, float]]:
     """For every target what each embedding, active feature, error and whole MLP does to its pre-activation.
+
+    Where `linear`, MLPs without a transcoder pass gradients on, and their nodes are what they write beyond that.
 
     ```python
     autograd_graph(spliced, tokens, [Feature(2, 7, 5), (13, None)])
     ```
     """
     run = capture(spliced, tokens)
-    cut = Cut(run)
+    cut = Cut(run, linear)
     with quiet(spliced.host):
         cut.run_once()
         return [cut.effects(cut.read(target)) for target in targets]
@@ -47,7 +53,9 @@ class Cut:
     """A forward pass of one prompt whose sources are leaves of autograd."""
 
     run: Run
+    linear: bool
     leaves: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
+    rests: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
     streams: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
 
     def run_once(self) -> None:
@@ -81,7 +89,8 @@ class Cut:
         found: dict[Node, float] = {}
         for (place, leaf), gradient in zip(self.leaves.items(), gradients, strict=True):
             if gradient is not None:
-                found |= _named(place, (leaf * gradient).detach()[0])
+                value = self.rests.get(place, leaf)
+                found |= _named(place, (value * gradient).detach()[0])
         return found
 
     def _visit(self, spot: Spot, layer: int, value: Any) -> Any:
@@ -99,6 +108,8 @@ class Cut:
 
     def _without_original(self, layer: int, value: Tensor) -> Tensor:
         """The same, what original MLPs wrote being a leaf: everywhere, or where the splice leaves them in place."""
+        if self.linear and layer not in self.run.model.swaps:
+            return self._linear(layer, value)
         kept = torch.ones_like(value[..., :1], dtype=torch.bool)
         if layer in self.run.model.swaps:
             if self.run.excluded is None:
@@ -107,6 +118,16 @@ class Cut:
         leaf = (value * kept).detach().requires_grad_()
         self.leaves["mlp_raw", layer] = leaf
         return torch.where(kept, leaf, value)
+
+    def _linear(self, layer: int, value: Tensor) -> Tensor:
+        """The same, with a leaf of zeros beside it in the place of what the MLP writes beyond its derivative."""
+        block = self.run.model.anatomy.blocks[layer]
+        read = block.ln2(self.streams["mlp_in", layer]).detach()
+        _, passed = torch.func.jvp(block.mlp, (read,), (read - block.ln2.bias,))
+        leaf = torch.zeros_like(value).requires_grad_()
+        self.leaves["mlp_raw", layer] = leaf
+        self.rests["mlp_raw", layer] = (value - passed).detach()
+        return value + leaf
 
 
 def _named(place: tuple[Spot, int], effect: Tensor) -> Mapping[Node, float]:

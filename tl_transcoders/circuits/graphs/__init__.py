@@ -1,9 +1,13 @@
 """Attribution graphs."""
 
 from tl_transcoders.circuits.graphs.attribution_graph import attribution_graph as attribution_graph
+from tl_transcoders.circuits.graphs.attribution_graph import (
+    attribution_graphs as attribution_graphs,
+)
 from tl_transcoders.circuits.graphs.graph import Graph as Graph
 from tl_transcoders.circuits.graphs.nodes import Bias as Bias
 from tl_transcoders.circuits.graphs.nodes import Difference as Difference
 from tl_transcoders.circuits.graphs.nodes import Token as Token
 from tl_transcoders.circuits.graphs.outcomes import TopTokens as TopTokens
+from tl_transcoders.circuits.graphs.tracer import Tracer as Tracer
 from tl_transcoders.circuits.graphs.validate import Validation as Validation

@@ -93,7 +93,7 @@ def assemble(
         source=edges.source,
         effect=edges.effect,
         gap=gap,
-        run=frame.run,
+        run=None if sweeper.circuitry.bends else frame.run,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_transcoders.circuits.graphs.bent import Bent, Unspliced
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.skips import Skip, skip
 from tl_transcoders.circuits.graphs.sources import Sources, Written
@@ -21,21 +22,25 @@ class Circuitry:
     frame: Frame
     sources: Sources
     wires: tuple[Wires, ...]
-    skips: tuple[Skip | None, ...]
+    skips: tuple[Skip | Bent | None, ...]
     written: tuple[tuple[Written, ...], ...]
     biases: "tuple[Float[Tensor, 'pos d_model'], ...]"
     dtype: torch.dtype
     buffers: Buffers
 
     @classmethod
-    def of(cls, frame: Frame, dtype: torch.dtype) -> "Circuitry":
-        """That of a run."""
-        sources, layers = Sources.of(frame), range(frame.n_layers)
+    def of(cls, frame: Frame, dtype: torch.dtype, unspliced: Unspliced) -> "Circuitry":
+        """That of a run, its MLPs without transcoders constant or linear."""
+        layers = range(frame.n_layers)
+        bent = {}
+        if unspliced == "linear":
+            bent = {layer: Bent(frame, layer) for layer in layers if frame.swap(layer) is None}
+        sources = Sources.of(frame, bent)
         return cls(
             frame,
             sources,
             tuple(wires(frame, layer, dtype) for layer in layers),
-            tuple(skip(frame, layer, dtype) for layer in layers),
+            tuple(bent.get(layer) or skip(frame, layer, dtype) for layer in layers),
             tuple(sources.written(layer) for layer in layers),
             tuple(sources.bias(layer) for layer in layers),
             dtype,
@@ -44,10 +49,15 @@ class Circuitry:
 
     @property
     def can_push(self) -> bool:
-        """Whether every source writes behind its own layer alone, which pushes count on: no cross-layer transcoder."""
-        return all(
+        """Whether sources write behind their own layer alone, and MLPs pass nothing on, as pushes take for granted."""
+        return not self.bends and all(
             written.source == layer for layer, found in enumerate(self.written) for written in found
         )
+
+    @property
+    def bends(self) -> bool:
+        """Whether MLPs without a transcoder are linear."""
+        return any(isinstance(skip, Bent) for skip in self.skips)
 
     def bytes_of_pull(self, length: int) -> int:
         """What one target takes in a pass over some positions."""

@@ -124,9 +124,9 @@ class Pull:
             self._g[:, :, : passed.shape[-1]] += passed
 
     def _add_bias(self, layer: int, bias: Float[Tensor, "pos d_model"]) -> None:
-        self._bias[layer, : self._joined] += torch.bmm(
-            bias[: self._length, None], self._live
-        ).sum((0, 1))
+        self._bias[layer, : self._joined] += torch.bmm(bias[: self._length, None], self._live).sum(
+            (0, 1)
+        )
 
     def _meet_embedding(self, rows: Rows) -> None:
         embed = self._frame.run.embed[0, : self._length].to(self._frame.dtype)

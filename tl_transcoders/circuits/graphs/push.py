@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.circuitry import Circuitry
 from tl_transcoders.circuits.graphs.readers import Reader
 from tl_transcoders.circuits.graphs.rows import Block, Rows
+from tl_transcoders.circuits.graphs.skips import Skip
 
 
 @final
@@ -47,15 +48,14 @@ class Push:
         """Up to the ceiling; `readers[layer]` are numbers and readers of the layer's features, position by position."""
         circuitry = self._circuitry
         for layer in range(self._ceiling):
-            skip, parallel = circuitry.skips[layer], circuitry.frame.block(layer).parallel
-            if parallel:
+            if circuitry.frame.block(layer).parallel:
                 self._meet(rows, layer, readers)
-                passed = None if skip is None else skip.pushed(self._live, self._pos)
+                passed = self._skipped(layer)
                 self._attend(layer)
             else:
                 self._attend(layer)
                 self._meet(rows, layer, readers)
-                passed = None if skip is None else skip.pushed(self._live, self._pos)
+                passed = self._skipped(layer)
             if passed is not None:
                 self._x[:, :, : self._joined] += passed
             self._join(layer)
@@ -72,6 +72,10 @@ class Push:
         wires.add_pushed(self._live, self._pos, self._circuitry.buffers)
         if self._n_biases:
             self._x[:, :, layer] += wires.bias
+
+    def _skipped(self, layer: int) -> Tensor | None:
+        skip = self._circuitry.skips[layer]
+        return skip.pushed(self._live, self._pos) if isinstance(skip, Skip) else None
 
     def _join(self, layer: int) -> None:
         """The layer's own sources begin."""

@@ -75,5 +75,7 @@ class Rows:
         for block in sorted(self.blocks, key=lambda block: -block.layer):
             x = ((weight + found) * scale)[block.target]
             if x.any():
-                found.index_add_(0, block.source, (block.scores.abs() @ x.to(block.scores.dtype)).double())
+                found.index_add_(
+                    0, block.source, (block.scores.abs() @ x.to(block.scores.dtype)).double()
+                )
         return found

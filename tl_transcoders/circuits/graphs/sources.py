@@ -1,5 +1,6 @@
 """What writes into the residual stream of a run: embeddings, active features, errors, whole MLPs, and biases."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_transcoders.circuits.graphs.bent import Bent
 from tl_transcoders.circuits.graphs.frame import Frame, pushed
 from tl_transcoders.circuits.graphs.nodes import KINDS, NodeTable
 from tl_transcoders.splice.trace.swap import Swap
@@ -59,10 +61,11 @@ class Sources:
     layers: tuple[Nodes, ...]
     table: NodeTable
     activation: Float[Tensor, " node"]
+    bent: Mapping[int, Bent]
 
     @classmethod
-    def of(cls, frame: Frame) -> "Sources":
-        """The sources of a run."""
+    def of(cls, frame: Frame, bent: Mapping[int, Bent]) -> "Sources":
+        """The sources of a run; of linear MLPs the nodes write what is beyond."""
         first, layers, rows = frame.length, [], [_embeddings(frame)]
         for layer in range(frame.n_layers):
             nodes = _nodes(frame, layer, first)
@@ -75,6 +78,7 @@ class Sources:
             layers=tuple(layers),
             table=NodeTable(torch.cat(rows)),
             activation=torch.cat(values),
+            bent=bent,
         )
 
     def written(self, layer: int) -> tuple[Written, ...]:
@@ -108,6 +112,8 @@ class Sources:
         return frame.pushed(layer, written, bias=True)
 
     def _rest(self, layer: int) -> Float[Tensor, "pos d_out"]:
+        if layer in self.bent:
+            return self.bent[layer].rest()
         whole = self.frame.value("mlp_raw", layer)
         if self.frame.swap(layer) is None:
             return whole

@@ -50,11 +50,15 @@ class Sweeper:
             found.append(same[:1])
         return torch.cat(found)
 
-    def compute(self, number: Int[Tensor, " n"], expected: int) -> None:
-        """The rows of targets that have none; `expected` is how many features will get one in the end."""
+    def start(self, cut: int) -> None:
+        """Push the sources of the layers below the cut up to it; nothing where pushes have begun before."""
         if self.cut is None:
-            self.cut = self._best_cut(expected)
+            self.cut = cut
             self._push()
+
+    def compute(self, number: Int[Tensor, " n"]) -> None:
+        """The rows of targets that have none."""
+        assert self.cut is not None
         number = number[~self.rows.done[number]]
         layer = self.table.layer[number]
         for floor, among in ((self.cut, layer >= self.cut), (0, layer < self.cut)):
@@ -64,8 +68,11 @@ class Sweeper:
                 pull.run(self.rows, self._below)
                 self.computed += len(part)
 
-    def _best_cut(self, expected: int) -> int:
-        """The layer where pulls and pushes meet: as cheap as can be, their state in memory; 0 if all is to be pulled."""
+    def best_cut(self, expected: int) -> int:
+        """The layer where pulls and pushes should meet if so many features get a row; 0 if all is to be pulled.
+
+        With a share s of the features to pull, the cost s (L − c)² + c² is least at c = L s / (1 + s).
+        """
         circuitry, n_layers = self.circuitry, self.circuitry.frame.n_layers
         if not circuitry.can_push:
             return 0

@@ -24,17 +24,18 @@ def trace(
     unvisited[outcomes[outcomes < n_sources]] = False
     left = int(unvisited.sum())
     budget = left if max_features is None else min(max_features, left)
-    sweeper.compute(outcomes, budget)
+    sweeper.start(sweeper.best_cut(budget))
+    sweeper.compute(outcomes)
     if budget == left:
         chosen = torch.cat([outcomes, unvisited.nonzero()[:, 0]])
-        sweeper.compute(chosen, budget)
+        sweeper.compute(chosen)
         return chosen
     chosen = outcomes
     while budget > 0:
         ranked = _ranked(sweeper, chosen, weight, unvisited)[: min(budget, per_update)]
         unvisited[ranked] = False
         budget -= len(ranked)
-        sweeper.compute(ranked, 0)
+        sweeper.compute(ranked)
         chosen = torch.cat([chosen, ranked.sort().values])
     return chosen
 

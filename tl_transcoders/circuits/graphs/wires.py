@@ -36,9 +36,7 @@ class Wires:
         self._mix(slice(0, length), z, v, back=True)
         _add_product(g, self.W_V.T, v)
 
-    def add_pushed(
-        self, x: Float[Tensor, "pos d_model n"], first: int, buffers: "Buffers"
-    ) -> None:
+    def add_pushed(self, x: Float[Tensor, "pos d_model n"], first: int, buffers: "Buffers") -> None:
         """Adds to the stream what attention makes of it, in place; `first` is its first position."""
         length, _, n = x.shape
         v = _product(self.W_V, x, buffers.take(1, length, len(self.W_V), n))
