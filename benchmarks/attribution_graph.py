@@ -107,28 +107,41 @@ def against_the_peer(
         command = [str(PEER_PYTHON), "-m", "benchmarks.attribution_graph_peer", name]
         peer = Side(command, threads)
         order = {"tokens": ours.tokens[0].tolist(), "file": ""}
-        tried = {
-            size: peer.ask({**order, "batch_size": size, "max_features": None})["seconds"]
-            for size in batch_sizes
-        }
-        best = min(tried, key=lambda size: tried[size])
-        found: dict[str, Any] = {"batch_sizes": {str(s): round(t, 1) for s, t in tried.items()}}
+        found: dict[str, Any] = {}
         for budget, suffix in ((None, ""), (BUDGET, f"_{BUDGET}")):
-            asked = {**order, "batch_size": best, "max_features": budget}
-            file = folder / "graph.safetensors"
-            sides: dict[str, list[dict[str, float]]] = {"peer": [], "ours": []}
-            for i in range(rounds):
-                last = i == rounds - 1
-                sides["peer"].append(peer.ask({**asked, "file": str(file) if last else ""}))
-                measured, graph = ours.run(budget)
-                sides["ours"].append(measured)
-                print(budget, sides["peer"][-1], measured, flush=True)
-                if last:
-                    found |= {f"{k}{suffix}": v for k, v in compared(graph, file).items()}
-                del graph
-            found |= {f"{k}{suffix}": v for k, v in ratios(sides).items()}
+            asked = {**order, "max_features": budget}
+            size, tried = fastest(peer, asked, batch_sizes)
+            measured = in_turns(peer, ours, {**asked, "batch_size": size}, rounds, folder)
+            found |= {f"{k}{suffix}": v for k, v in {**measured, "batch_size": size}.items()}
+            found |= {f"batch_sizes{suffix}": tried}
         peer.close()
     return found
+
+
+def fastest(
+    peer: Side, order: dict[str, Any], batch_sizes: list[int]
+) -> tuple[int, dict[str, float]]:
+    """The batch size at which the peer is fastest, and its seconds at every one."""
+    if len(batch_sizes) == 1:
+        return batch_sizes[0], {}
+    tried = {size: peer.ask({**order, "batch_size": size})["seconds"] for size in batch_sizes}
+    print(tried, flush=True)
+    best = min(tried, key=lambda size: tried[size])
+    return best, {str(size): round(seconds, 1) for size, seconds in tried.items()}
+
+
+def in_turns(
+    peer: Side, ours: Ours, order: dict[str, Any], rounds: int, folder: Path
+) -> dict[str, Any]:
+    """Ratios of some rounds, and how far the rows of the last are apart."""
+    file = folder / "graph.safetensors"
+    sides: dict[str, list[dict[str, float]]] = {"peer": [], "ours": []}
+    for _ in range(rounds):
+        sides["peer"].append(peer.ask({**order, "file": str(file)}))
+        measured, graph = ours.run(order["max_features"])
+        sides["ours"].append(measured)
+        print(sides["peer"][-1], measured, flush=True)
+    return {**compared(graph, file), **ratios(sides)}
 
 
 def ratios(sides: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Cut:
     run: Run
     linear: bool
     leaves: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
-    rests: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
+    values: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
     streams: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
 
     def run_once(self) -> None:
@@ -89,8 +89,9 @@ class Cut:
         found: dict[Node, float] = {}
         for (place, leaf), gradient in zip(self.leaves.items(), gradients, strict=True):
             if gradient is not None:
-                value = self.rests.get(place, leaf)
-                found |= _named(place, (value * gradient).detach()[0])
+                effect = (self.values.get(place, leaf) * gradient).detach()[0]
+                for node, part in _named(place, effect).items():
+                    found[node] = found.get(node, 0.0) + part
         return found
 
     def _visit(self, spot: Spot, layer: int, value: Any) -> Any:
@@ -120,14 +121,15 @@ class Cut:
         return torch.where(kept, leaf, value)
 
     def _linear(self, layer: int, value: Tensor) -> Tensor:
-        """The same, with a leaf of zeros beside it in the place of what the MLP writes beyond its derivative."""
+        """The same, with leaves of zeros beside what the MLP reads and writes: (mlp(x) − J x) · g = mlp(x) · g − x · Jᵀ g."""
         block = self.run.model.anatomy.blocks[layer]
-        read = block.ln2(self.streams["mlp_in", layer]).detach()
-        _, passed = torch.func.jvp(block.mlp, (read,), (read - block.ln2.bias,))
-        leaf = torch.zeros_like(value).requires_grad_()
-        self.leaves["mlp_raw", layer] = leaf
-        self.rests["mlp_raw", layer] = (value - passed).detach()
-        return value + leaf
+        read = block.ln2(self.streams["mlp_in", layer])
+        of_read, of_written = torch.zeros_like(read), torch.zeros_like(value)
+        self.leaves["mlp_in", layer] = of_read.requires_grad_()
+        self.leaves["mlp_raw", layer] = of_written.requires_grad_()
+        self.values["mlp_in", layer] = (block.ln2.bias - read).detach()
+        self.values["mlp_raw", layer] = value.detach()
+        return block.mlp(read + of_read) + of_written
 
 
 def _named(place: tuple[Spot, int], effect: Tensor) -> Mapping[Node, float]:
