@@ -46,19 +46,20 @@ class Side:
 
     def run(self, numbers: range) -> None:
         """Take these steps and keep their times."""
-        found = self._ask({"from": numbers.start, "to": numbers.stop})
+        found = self.ask({"from": numbers.start, "to": numbers.stop})
         self.seconds += found["seconds"]
         self.curve += found["fvu"]
 
     def evaluate(self) -> float:
         """FVU on eight fresh batches."""
-        return self._ask({"evaluate": 8})["fvu"]
+        return self.ask({"evaluate": 8})["fvu"]
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
 
-    def _ask(self, order: dict[str, int]) -> dict[str, Any]:
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """The answer to an order."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()

@@ -61,8 +61,11 @@ def some_targets(graph: Graph) -> list[Any]:
     return [*features[:: len(features) // 4], *last_layer[-2:]]
 
 
-def assert_same(fast: dict[Node, float], slow: dict[Node, float]) -> None:
-    size = max(map(abs, slow.values()), default=0.0)
+def largest(rows: list[dict[Node, float]]) -> float:
+    return max(abs(effect) for row in rows for effect in row.values())
+
+
+def assert_same(fast: dict[Node, float], slow: dict[Node, float], size: float) -> None:
     for node in fast.keys() | slow.keys():
         assert abs(fast.get(node, 0) - slow.get(node, 0)) <= 1e-5 * size, node
 
@@ -76,7 +79,7 @@ def test_the_autograd_twin_agrees(host: Host, kind: Kind) -> None:
         slow = autograd_graph(spliced, PROMPT, [*targets, (3, None), (4, 5)])
     targets += [Token(3, LAST), Difference(4, 5, LAST)]
     for target, expected in zip(targets, slow, strict=True):
-        assert_same(row(graph, target), expected)
+        assert_same(row(graph, target), expected, largest(slow))
 
 
 @pytest.mark.parametrize("kind", MORE, ids=case_id)
@@ -88,7 +91,30 @@ def test_it_agrees_on_other_kinds_and_with_positions_left_out(host: Host, kind: 
         slow = autograd_graph(spliced, PROMPT, [*targets, (3, None)])
     assert not any(isinstance(node, Feature) and node.pos == 0 for node in graph.nodes)
     for target, expected in zip([*targets, Token(3, LAST)], slow, strict=True):
-        assert_same(row(graph, target), expected)
+        assert_same(row(graph, target), expected, largest(slow))
+
+
+ONE_LEFT_OUT = [
+    Kind("middle-left", TopK(5), skip=True, layers=(0, 2)),
+    Kind("one-alone", layers=(1,)),
+]
+
+
+@pytest.mark.parametrize("kind", ONE_LEFT_OUT, ids=case_id)
+@every_host
+def test_it_agrees_where_other_mlps_are_linear(host: Host, kind: Kind) -> None:
+    with spliced_with(host, kind) as spliced:
+        graph = attribution_graph(spliced, PROMPT, targets=[3, (4, 5)], unspliced="linear")
+        constant = attribution_graph(spliced, PROMPT, targets=[3])
+        targets = some_targets(graph)
+        asked = [*targets, (3, None), (4, 5)]
+        slow = autograd_graph(spliced, PROMPT, asked, linear=True)
+    targets += [Token(3, LAST), Difference(4, 5, LAST)]
+    for target, expected in zip(targets, slow, strict=True):
+        assert_same(row(graph, target), expected, largest(slow))
+    assert graph.gap < 1e-5
+    with pytest.raises(AssertionError):
+        assert_same(row(constant, Token(3, LAST)), slow[-2], largest(slow))
 
 
 def test_a_changed_weight_is_noticed_by_the_twin() -> None:
@@ -100,7 +126,7 @@ def test_a_changed_weight_is_noticed_by_the_twin() -> None:
             transcoders[1].W_dec[7:].mul_(1.01)
         graph = attribution_graph(spliced, PROMPT, targets=[3])
     with pytest.raises(AssertionError):
-        assert_same(row(graph, Token(3, LAST)), slow)
+        assert_same(row(graph, Token(3, LAST)), slow, largest([slow]))
 
 
 @every_host

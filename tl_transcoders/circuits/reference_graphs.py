@@ -26,16 +26,22 @@ LEAVES: Final[frozenset[Spot]] = frozenset({"embed", "features", "error"})
 
 @torch.enable_grad()
 def autograd_graph(
-    spliced: Spliced, tokens: Tensor, targets: Sequence[Target]
+    spliced: Spliced,
+    tokens: Tensor,
+    targets: Sequence[Target],
+    *,
+    linear: bool = False,
 ) -> list[dict[Node, float]]:
     """For every target what each embedding, active feature, error and whole MLP does to its pre-activation.
+
+    Where `linear`, MLPs without a transcoder pass gradients on, and their nodes are what they write beyond that.
 
     ```python
     autograd_graph(spliced, tokens, [Feature(2, 7, 5), (13, None)])
     ```
     """
     run = capture(spliced, tokens)
-    cut = Cut(run)
+    cut = Cut(run, linear)
     with quiet(spliced.host):
         cut.run_once()
         return [cut.effects(cut.read(target)) for target in targets]
@@ -47,7 +53,9 @@ class Cut:
     """A forward pass of one prompt whose sources are leaves of autograd."""
 
     run: Run
+    linear: bool
     leaves: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
+    values: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
     streams: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
 
     def run_once(self) -> None:
@@ -81,7 +89,9 @@ class Cut:
         found: dict[Node, float] = {}
         for (place, leaf), gradient in zip(self.leaves.items(), gradients, strict=True):
             if gradient is not None:
-                found |= _named(place, (leaf * gradient).detach()[0])
+                effect = (self.values.get(place, leaf) * gradient).detach()[0]
+                for node, part in _named(place, effect).items():
+                    found[node] = found.get(node, 0.0) + part
         return found
 
     def _visit(self, spot: Spot, layer: int, value: Any) -> Any:
@@ -99,6 +109,8 @@ class Cut:
 
     def _without_original(self, layer: int, value: Tensor) -> Tensor:
         """The same, what original MLPs wrote being a leaf: everywhere, or where the splice leaves them in place."""
+        if self.linear and layer not in self.run.model.swaps:
+            return self._linear(layer, value)
         kept = torch.ones_like(value[..., :1], dtype=torch.bool)
         if layer in self.run.model.swaps:
             if self.run.excluded is None:
@@ -107,6 +119,17 @@ class Cut:
         leaf = (value * kept).detach().requires_grad_()
         self.leaves["mlp_raw", layer] = leaf
         return torch.where(kept, leaf, value)
+
+    def _linear(self, layer: int, value: Tensor) -> Tensor:
+        """The same, with leaves of zeros beside what the MLP reads and writes: (mlp(x) − J x) · g = mlp(x) · g − x · Jᵀ g."""
+        block = self.run.model.anatomy.blocks[layer]
+        read = block.ln2(self.streams["mlp_in", layer])
+        of_read, of_written = torch.zeros_like(read), torch.zeros_like(value)
+        self.leaves["mlp_in", layer] = of_read.requires_grad_()
+        self.leaves["mlp_raw", layer] = of_written.requires_grad_()
+        self.values["mlp_in", layer] = (block.ln2.bias - read).detach()
+        self.values["mlp_raw", layer] = value.detach()
+        return block.mlp(read + of_read) + of_written
 
 
 def _named(place: tuple[Spot, int], effect: Tensor) -> Mapping[Node, float]:

@@ -1,6 +1,5 @@
-"""From rows over slots to a graph over nodes."""
+"""From rows to a graph."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -8,44 +7,45 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import Bias, NodeTable
 from tl_transcoders.circuits.graphs.outcomes import Outcomes
-from tl_transcoders.circuits.graphs.sources import NOTHING, Sources
-from tl_transcoders.circuits.graphs.sweep import Rows
-from tl_transcoders.circuits.graphs.trace import Traced
+from tl_transcoders.circuits.graphs.rows import Block
+from tl_transcoders.circuits.graphs.sweep import Sweeper
 from tl_transcoders.errors import SpliceError
 
 TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
+NOTHING: Final = -1
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbering:
-    """The nodes of a graph, and which of them every slot, every target and the first bias is."""
+    """The nodes of a graph; which of them sources and targets are, NOTHING where none; and the first bias."""
 
     nodes: NodeTable
-    slot: Int[Tensor, "pos slot"]
+    source: Int[Tensor, " source"]
     target: Int[Tensor, " target"]
     first_bias: int
 
     @classmethod
-    def of(cls, frame: Frame, sources: Sources, traced: Traced) -> "Numbering":
-        """Sources but features without a row, then biases, then outcomes that are no source."""
-        kept = ~sources.table.is_a("feature")
-        kept[traced.source[traced.source >= 0]] = True
-        number = torch.where(kept, kept.cumsum(0) - 1, NOTHING)
+    def of(cls, sweeper: Sweeper, chosen: Int[Tensor, " n"]) -> "Numbering":
+        """Sources but features without a row here, then biases, then targets that are no source."""
+        n_layers, n_sources = sweeper.circuitry.frame.n_layers, sweeper.rows.n_sources
+        table = sweeper.circuitry.sources.table
+        kept = ~table.is_a("feature")
+        kept[chosen[chosen < n_sources]] = True
+        source = torch.where(kept, kept.cumsum(0) - 1, NOTHING)
         first_bias = int(kept.sum())
-        biases = NodeTable.of(map(Bias, range(frame.n_layers + 1)), frame.n_layers)
-        outside = traced.source < 0
-        after = first_bias + len(biases) + outside.cumsum(0) - 1
+        biases = NodeTable.of(map(Bias, range(n_layers + 1)), n_layers)
+        outside = chosen[chosen >= n_sources]
+        target = torch.full((len(sweeper.table),), NOTHING)
+        target[chosen[chosen < n_sources]] = source[chosen[chosen < n_sources]]
+        target[outside] = first_bias + len(biases) + torch.arange(len(outside))
         return cls(
-            nodes=NodeTable.joined(
-                [sources.table.take(kept), biases, traced.targets.take(outside)]
-            ),
-            slot=torch.where(sources.node >= 0, number[sources.node], NOTHING),
-            target=torch.where(outside, after, number[traced.source]),
+            nodes=NodeTable.joined([table.take(kept), biases, sweeper.table.take(outside)]),
+            source=source,
+            target=target,
             first_bias=first_bias,
         )
 
@@ -53,34 +53,32 @@ class Numbering:
 @final
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Edges of some rows, and what slots without a node do to their targets."""
+    """Edges, and what sources that are no nodes do to every target."""
 
     target: Int[Tensor, " edge"]
     source: Int[Tensor, " edge"]
     effect: Float[Tensor, " edge"]
-    left_out: Float[Tensor, " n"]
+    left_out: Float[Tensor, " target"]
 
 
 def assemble(
-    frame: Frame, sources: Sources, traced: Traced, outcomes: Outcomes, words: tuple[str, ...]
+    sweeper: Sweeper, chosen: Int[Tensor, " n"], outcomes: Outcomes, words: tuple[str, ...]
 ) -> Graph:
-    """The graph; the rows are used up."""
-    numbers = Numbering.of(frame, sources, traced)
+    """The graph of the targets chosen, the outcomes first among them."""
+    frame, rows, sources = sweeper.circuitry.frame, sweeper.rows, sweeper.circuitry.sources
+    gap = rows.gap(chosen)
+    _check_gap(gap, sweeper)
+    numbers = Numbering.of(sweeper, chosen)
     nodes = numbers.nodes
     zeros = torch.zeros(len(nodes), dtype=frame.dtype)
     value, left_out, activation = zeros + float("nan"), zeros.clone(), zeros.clone()
     weight = zeros.double()
-    weight[numbers.target[: len(outcomes.nodes)]] = outcomes.weight
-    number = numbers.slot[sources.node >= 0]
-    activation[number[number >= 0]] = sources.activation[number >= 0]
-    gap, edges = 0.0, []
-    for rows in _taken(traced.rows):
-        gap = max(gap, rows.gap)
-        found = _edges(rows, numbers)
-        own = numbers.target[rows.target]
-        value[own], left_out[own] = rows.value.cpu(), found.left_out
-        edges.append(found)
-    _check_gap(gap, frame)
+    weight[numbers.target[chosen[: len(outcomes.nodes)]]] = outcomes.weight
+    kept = numbers.source != NOTHING
+    activation[numbers.source[kept]] = sources.activation[kept]
+    edges = _edges(sweeper, chosen, numbers)
+    own = numbers.target[chosen]
+    value[own], left_out[own] = rows.value[chosen], edges.left_out[chosen]
     return Graph(
         tokens=frame.run.tokens[0].cpu(),
         words=words,
@@ -92,38 +90,79 @@ def assemble(
         weight=weight,
         value=value,
         left_out=left_out,
-        target=torch.cat([part.target for part in edges]),
-        source=torch.cat([part.source for part in edges]),
-        effect=torch.cat([part.effect for part in edges]),
+        target=edges.target,
+        source=edges.source,
+        effect=edges.effect,
         gap=gap,
-        run=frame.run,
+        run=None if sweeper.circuitry.bends else frame.run,
     )
 
 
-def _taken(rows: list[Rows]) -> Iterator[Rows]:
-    """Each once, and let go of."""
-    while rows:
-        yield rows.pop(0)
+def _edges(sweeper: Sweeper, chosen: Int[Tensor, " n"], numbers: Numbering) -> Edges:
+    """Written one block after the other into the memory of all; entries that are 0 are no edges."""
+    rows = sweeper.rows
+    bias = Block(0, torch.arange(len(rows.bias)), chosen, rows.bias[:, chosen])
+    of_bias = numbers.first_bias + torch.arange(len(rows.bias))
+    cells = [_cells(block, numbers.source[block.source], numbers.target) for block in rows.blocks]
+    cells.append(_cells(bias, of_bias, numbers.target))
+    n = sum(part.size for part in cells)
+    target, source = torch.empty(n, dtype=torch.int32), torch.empty(n, dtype=torch.int32)
+    effect = torch.empty(n, dtype=rows.value.dtype)
+    left_out, done = torch.zeros_like(rows.value), 0
+    for part in cells:
+        here = slice(done, done + part.size)
+        shape = len(part.row), len(part.column)
+        scores = part.block.scores if part.columns is None else part.block.scores[:, part.columns]
+        if part.rows is not None:
+            left_out[part.block.target[_every(part.columns)]] += scores[~part.rows].sum(0)
+            scores = scores[part.rows]
+        effect[here].view(shape).copy_(scores)
+        source[here].view(shape).copy_(part.row[:, None].expand(shape))
+        target[here].view(shape).copy_(part.column.expand(shape))
+        done = here.stop
+    there = effect != 0
+    if not there.all():
+        target, source, effect = target[there], source[there], effect[there]
+    return Edges(target, source, effect, left_out)
 
 
-def _edges(rows: Rows, numbers: Numbering) -> Edges:
-    slot = numbers.slot[: len(rows.scores)].flatten()
-    flat = rows.scores.flatten(0, 1).cpu()
-    (kept,) = (slot != NOTHING).nonzero(as_tuple=True)
-    bias = numbers.first_bias + torch.arange(len(rows.bias))
-    every = torch.cat([flat if len(kept) == len(flat) else flat[kept], rows.bias.cpu()])
-    source, row = every.nonzero(as_tuple=True)
-    total = flat.sum(0) + rows.bias.cpu().sum(0)
-    return Edges(
-        target=numbers.target[rows.target][row].int(),
-        source=torch.cat([slot[kept], bias])[source].int(),
-        effect=every[source, row],
-        left_out=total - every.sum(0) if len(kept) < len(flat) else torch.zeros_like(total),
+@final
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The part of a block that is in the graph: which rows and columns (None for all), and the nodes they are."""
+
+    block: Block
+    rows: Tensor | None
+    columns: Tensor | None
+    row: Int[Tensor, " kept_row"]
+    column: Int[Tensor, " kept_column"]
+
+    @property
+    def size(self) -> int:
+        """How many entries."""
+        return len(self.row) * len(self.column)
+
+
+def _cells(block: Block, source: Int[Tensor, " source"], of_target: Int[Tensor, " n"]) -> Cells:
+    target = of_target[block.target]
+    rows, columns = source != NOTHING, target != NOTHING
+    return Cells(
+        block,
+        None if rows.all() else rows,
+        None if columns.all() else columns,
+        source[rows].int(),
+        target[columns].int(),
     )
 
 
-def _check_gap(gap: float, frame: Frame) -> None:
-    tolerance = TOLERANCE.get(frame.run.embed.dtype, 0.05)
+def _every(columns: Tensor | None) -> Tensor | slice:
+    return slice(None) if columns is None else columns
+
+
+def _check_gap(gap: float, sweeper: Sweeper) -> None:
+    frame, dtype = sweeper.circuitry.frame, sweeper.circuitry.dtype
+    lowest = min(frame.run.embed.dtype, dtype, key=lambda dtype: -torch.finfo(dtype).eps)
+    tolerance = TOLERANCE.get(lowest, 0.05)
     if not gap <= tolerance:
         raise SpliceError(
             "attribution_graph",

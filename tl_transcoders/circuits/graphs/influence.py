@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.sweep import Rows
-
 
 def shares(
     target: Int[Tensor, " edge"], effect: Float[Tensor, " edge"], n: int
@@ -59,28 +57,4 @@ def total_effects(
         ends = target[edges].long()
         onward = own[ends] + found[ends] * passing[ends, None]
         found.index_add_(0, source[edges].long(), onward * effect[edges].double()[:, None])
-    return found
-
-
-def slot_influence(
-    rows: list[Rows],
-    slot: Int[Tensor, " target"],
-    weight: Float[Tensor, " target"],
-    shape: torch.Size,
-) -> Float[Tensor, "pos slot"]:
-    """The same of the rows found so far, for every slot; `slot` says which one a target has as a source, −1 none."""
-    found = weight.new_zeros(shape)
-    flat = found.view(-1)
-    layers = sorted({int(layer) for part in rows for layer in part.layer.unique()}, reverse=True)
-    for layer in layers:
-        for part in rows:
-            (here,) = (part.layer == layer).nonzero(as_tuple=True)
-            if not len(here):
-                continue
-            these = slice(int(here[0]), int(here[-1]) + 1)  # rows are ordered by layer
-            own = slot[part.target[these]]
-            x = weight[part.target[these]] + flat[own.clamp(min=0)] * (own >= 0)
-            scores = part.scores[..., these].abs()
-            x = x / scores.sum((0, 1)).clamp(min=1e-30).to(x.dtype)
-            found[: len(scores)] += scores @ x.to(scores.dtype)
     return found

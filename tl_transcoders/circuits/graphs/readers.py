@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.frame import Frame
@@ -15,7 +15,7 @@ from tl_transcoders.splice.trace.swap import Swap
 @final
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Targets of one layer and position: pre-activation = vector · x + bias, x the residual stream they read.
+    """Targets of one layer: pre-activation = vector · x + bias, x the residual stream at the target's position.
 
     `value` is the pre-activation in the run, computed from what the run read and not from these vectors.
     """
@@ -26,37 +26,38 @@ class Reader:
 
 
 def read(frame: Frame, targets: NodeTable) -> Reader:
-    """What targets that share layer and position read."""
-    layer, pos = int(targets.layer[0]), int(targets.pos[0])
+    """What targets that share a layer read."""
+    layer = int(targets.layer[0])
     if layer == frame.n_layers:
-        return _outcomes(frame, targets, pos)
+        return _outcomes(frame, targets)
     swap = frame.swap(layer)
     assert swap is not None
-    return _features(frame, swap, targets.index, pos)
+    return _features(frame, swap, targets)
 
 
-def _features(frame: Frame, swap: Swap, index: Int[Tensor, " n"], pos: int) -> Reader:
-    block = frame.block(swap.layer)
-    index = index.to(frame.run.embed.device)
-    x = frame.value("mlp_in", swap.layer)[pos]
+def _features(frame: Frame, swap: Swap, targets: NodeTable) -> Reader:
+    block, device = frame.block(swap.layer), frame.run.embed.device
+    index, pos = targets.index.to(device), targets.pos.to(device)
+    x = frame.value("mlp_in", swap.layer)
     rows = swap.encoder_rows(index).to(frame.dtype)
     b_enc = swap.b_enc[index].to(frame.dtype)
     inner = rows @ block.ln2.bias.to(frame.dtype) if swap.coder.cfg.read == "mlp_in" else 0
     return Reader(
-        vector=swap.pull(block, x, rows),
+        vector=swap.pull(block, x[pos], rows),
         bias=b_enc + inner,
-        value=rows @ swap.read(block, x[None, None])[0, 0] + b_enc,
+        value=(rows * swap.read(block, x[None])[0][pos]).sum(-1) + b_enc,
     )
 
 
-def _outcomes(frame: Frame, targets: NodeTable, pos: int) -> Reader:
+def _outcomes(frame: Frame, targets: NodeTable) -> Reader:
     norm = frame.anatomy.ln_final
-    x = frame.run.resid_final[0, pos].to(frame.dtype)
+    pos = targets.pos.to(frame.run.embed.device)
+    x = frame.run.resid_final[0].to(frame.dtype)[pos]
     weights, b_U = directions(frame, targets)
     return Reader(
         vector=norm.pull(x, weights),
         bias=weights @ norm.bias.to(frame.dtype) + b_U,
-        value=weights @ norm(x) + b_U,
+        value=(weights * norm(x)).sum(-1) + b_U,
     )
 
 

@@ -1,106 +1,104 @@
 """What writes into the residual stream of a run: embeddings, active features, errors, whole MLPs, and biases."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.frame import Frame
+from tl_transcoders.circuits.graphs.bent import Bent
+from tl_transcoders.circuits.graphs.frame import Frame, pushed
 from tl_transcoders.circuits.graphs.nodes import KINDS, NodeTable
 from tl_transcoders.splice.trace.swap import Swap
-
-NOTHING: Final = -1
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Active:
-    """The active features of a layer, position by position; index NOTHING and value 0 where a position has fewer."""
+class Nodes:
+    """The nodes of one layer: numbers `first` to `end`, position by position, `start[pos]` the first of a position."""
 
-    index: Int[Tensor, "pos k"]
-    value: Float[Tensor, "pos k"]
+    first: int
+    pos: Int[Tensor, " node"]
+    index: Int[Tensor, " node"]
+    """Which feature; −1 for the layer's error or whole MLP, the last of its position."""
+    value: Float[Tensor, " node"]
+    start: tuple[int, ...]
 
-    @classmethod
-    def of(cls, frame: Frame, layer: int) -> "Active":
-        """Those of a layer."""
-        features = frame.run.values["features", layer]
-        kept = features.values != 0
-        row, column, value = features.rows()[kept], features.indices[kept], features.values[kept]
-        counts = torch.bincount(row, minlength=frame.length)
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        index = column.new_full((frame.length, int(counts.max())), NOTHING)
-        values = value.new_zeros(index.shape, dtype=frame.dtype)
-        index[row, place], values[row, place] = column, value.to(frame.dtype)
-        return cls(index, values)
+    @property
+    def end(self) -> int:
+        """The number after the last."""
+        return self.first + len(self.pos)
+
+    def until(self, length: int) -> int:
+        """How many of them stand at the first `length` positions."""
+        return self.start[length] - self.first
+
+    def at(self, pos: int) -> slice:
+        """Those of a position, counted from the first of the layer."""
+        return slice(self.start[pos] - self.first, self.start[pos + 1] - self.first)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What nodes of layer `source` write behind the MLP of some layer, a row for every node of theirs."""
+
+    source: int
+    vectors: Float[Tensor, "node d_model"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Every source has a slot: position by position, first the embedding, then layer by layer its features and its rest.
+    """Every source has a number: first the embeddings, then layer by layer and position by position features and the rest.
 
-    The rest of a layer is its error, or its whole MLP where no transcoder stands. `node[pos slot]` is the number of
-    the node in `table`, NOTHING where there is none.
+    The rest of a layer is its error, or its whole MLP where no transcoder stands.
     """
 
     frame: Frame
-    active: dict[int, Active]
-    features: dict[int, slice]
-    rest: dict[int, int]
+    layers: tuple[Nodes, ...]
     table: NodeTable
     activation: Float[Tensor, " node"]
-    node: Int[Tensor, "pos slot"]
+    bent: Mapping[int, Bent]
 
     @classmethod
-    def of(cls, frame: Frame) -> "Sources":
-        """The sources of a run."""
-        active = {layer: Active.of(frame, layer) for layer in frame.run.model.swaps}
-        features: dict[int, slice] = {}
-        rest: dict[int, int] = {}
-        rows = [_table(frame, "embed", 0)]
-        values = [torch.zeros(frame.length, 1, dtype=frame.dtype)]
-        n_slots = 1
+    def of(cls, frame: Frame, bent: Mapping[int, Bent]) -> "Sources":
+        """The sources of a run; of linear MLPs the nodes write what is beyond."""
+        first, layers, rows = frame.length, [], [_embeddings(frame)]
         for layer in range(frame.n_layers):
-            if layer in active:
-                width = active[layer].index.shape[1]
-                features[layer] = slice(n_slots, n_slots + width)
-                rows.append(_feature_rows(layer, active[layer]))
-                values.append(active[layer].value.cpu())
-                n_slots += width
-            rest[layer] = n_slots
-            rows.append(_rest_rows(frame, layer))
-            values.append(torch.zeros(frame.length, 1, dtype=frame.dtype))
-            n_slots += 1
-        every, value = torch.cat(rows, dim=1), torch.cat(values, dim=1)
-        there = every[..., 0] != NOTHING
-        node = torch.full_like(every[..., 0], NOTHING)
-        node[there] = torch.arange(int(there.sum()))
+            nodes = _nodes(frame, layer, first)
+            layers.append(nodes)
+            rows.append(_rows(frame, layer, nodes))
+            first = nodes.end
+        values = [torch.zeros(frame.length, dtype=frame.dtype), *(n.value.cpu() for n in layers)]
         return cls(
             frame=frame,
-            active=active,
-            features=features,
-            rest=rest,
-            table=NodeTable(every[there]),
-            activation=value[there],
-            node=node,
+            layers=tuple(layers),
+            table=NodeTable(torch.cat(rows)),
+            activation=torch.cat(values),
+            bent=bent,
         )
 
-    def writing(self, layer: int) -> Iterator[tuple[slice, Float[Tensor, "pos k d_model"]]]:
-        """What is written into the stream behind the MLP of a layer, and the slots of what wrote it."""
-        swap = self.frame.swap(layer)
-        rest = self.rest[layer]
-        rest_vector = self.frame.pushed(layer, self._rest(layer)[:, None])
-        for source in () if swap is None else swap.sources:
-            assert swap is not None
-            written = self.frame.pushed(layer, self._decoded(swap, source))
+    def written(self, layer: int) -> tuple[Written, ...]:
+        """What is written into the stream behind the MLP of a layer."""
+        frame, swap, nodes = self.frame, self.frame.swap(layer), self.layers[layer]
+        rest = self._rest(layer)[nodes.pos]
+        sources = () if swap is None else swap.sources
+        found = []
+        for source in {*sources, layer}:
+            theirs = self.layers[source]
+            vectors = torch.zeros_like(rest) if source not in sources else None
+            if vectors is None:
+                assert swap is not None
+                vectors = _decoded(frame, swap, source, theirs)
             if source == layer:
-                rest_vector = torch.cat([written, rest_vector], dim=1)
-            else:
-                yield self.features[source], written
-        yield slice(rest + 1 - rest_vector.shape[1], rest + 1), rest_vector
+                vectors = torch.where((nodes.index < 0)[:, None], rest, vectors)
+            raw = frame.value("mlp_raw", layer)[theirs.pos]
+            post = frame.block(layer).ln2_post
+            found.append(Written(source, pushed(post, raw, vectors, bias=False)))
+        return tuple(found)
 
     def bias(self, layer: int) -> Float[Tensor, "pos d_model"]:
         """What the MLP of a layer adds whatever it reads: biases of the transcoder and of the norms around it."""
@@ -113,12 +111,9 @@ class Sources:
             written = own * frame.spliced[:, None]
         return frame.pushed(layer, written, bias=True)
 
-    def _decoded(self, swap: Swap, source: int) -> Float[Tensor, "pos k d_out"]:
-        found = self.active[source]
-        rows = swap.decoder(source)[found.index.clamp(min=0)]
-        return rows.to(self.frame.dtype) * found.value[..., None]
-
     def _rest(self, layer: int) -> Float[Tensor, "pos d_out"]:
+        if layer in self.bent:
+            return self.bent[layer].rest()
         whole = self.frame.value("mlp_raw", layer)
         if self.frame.swap(layer) is None:
             return whole
@@ -130,26 +125,45 @@ class Sources:
         return torch.where(self.frame.spliced[:, None], error, whole)
 
 
-def _table(frame: Frame, kind: str, layer: int) -> Int[Tensor, "pos 1 5"]:
-    """A node of a kind at every position."""
-    rows = torch.zeros(frame.length, 1, 5, dtype=torch.long)
-    rows[..., 0], rows[..., 1] = KINDS.index(kind), layer
-    rows[..., 2] = torch.arange(frame.length)[:, None]
+def _embeddings(frame: Frame) -> Int[Tensor, "pos 5"]:
+    rows = torch.zeros(frame.length, 5, dtype=torch.long)
+    rows[:, 0] = KINDS.index("embed")
+    rows[:, 2] = torch.arange(frame.length)
     return rows
 
 
-def _feature_rows(layer: int, active: Active) -> Int[Tensor, "pos k 5"]:
-    pos, width = active.index.shape
-    at = torch.arange(pos).repeat_interleave(width)
-    index = active.index.flatten().cpu()
-    rows = NodeTable.features(layer, at, index).rows
-    return rows.masked_fill(index[:, None] == NOTHING, NOTHING).view(pos, width, 5)
+def _nodes(frame: Frame, layer: int, first: int) -> Nodes:
+    """Active features and the rest, in the order of their positions."""
+    device = frame.run.embed.device
+    pos = index = torch.empty(0, dtype=torch.long, device=device)
+    value = torch.empty(0, dtype=frame.dtype, device=device)
+    rest = torch.arange(frame.length, device=device)
+    if frame.swap(layer) is not None:
+        features = frame.run.values["features", layer]
+        kept = features.values != 0
+        pos, index = features.rows()[kept], features.indices[kept].long()
+        value = features.values[kept].to(frame.dtype)
+        if ("error", layer) not in frame.run.values:
+            rest = rest[~frame.spliced]
+    pos = torch.cat([pos, rest])
+    index = torch.cat([index, torch.full_like(rest, -1)])
+    value = torch.cat([value, value.new_zeros(len(rest))])
+    order = pos.argsort(stable=True)
+    counts = torch.bincount(pos, minlength=frame.length).cumsum(0) + first
+    return Nodes(first, pos[order], index[order], value[order], (first, *counts.tolist()))
 
 
-def _rest_rows(frame: Frame, layer: int) -> Int[Tensor, "pos 1 5"]:
-    whole, swap = _table(frame, "mlp", layer), frame.swap(layer)
-    if swap is None:
-        return whole
-    there = ("error", layer) in frame.run.values
-    error = _table(frame, "error", layer) if there else torch.full_like(whole, NOTHING)
-    return torch.where(frame.spliced.cpu()[:, None, None], error, whole)
+def _rows(frame: Frame, layer: int, nodes: Nodes) -> Int[Tensor, "node 5"]:
+    """The nodes as rows of a table."""
+    pos, index = nodes.pos.cpu(), nodes.index.cpu()
+    rest = torch.full_like(pos, KINDS.index("mlp"))
+    if frame.swap(layer) is not None:
+        rest[frame.spliced.cpu()[pos]] = KINDS.index("error")
+    rows = NodeTable.features(layer, pos, index.clamp(min=0)).rows
+    rows[:, 0] = torch.where(index < 0, rest, rows[:, 0])
+    return rows
+
+
+def _decoded(frame: Frame, swap: Swap, source: int, nodes: Nodes) -> Float[Tensor, "node d_out"]:
+    rows = swap.decoder(source)[nodes.index.clamp(min=0)]
+    return rows.to(frame.dtype) * nodes.value[:, None]

@@ -1,88 +1,56 @@
 """Which rows a graph has: all of them, or those of the most influential features up to a budget."""
 
-from dataclasses import dataclass
-from typing import final
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.influence import slot_influence
-from tl_transcoders.circuits.graphs.nodes import NodeTable
-from tl_transcoders.circuits.graphs.sources import NOTHING, Sources
-from tl_transcoders.circuits.graphs.sweep import Rows, Sweeper
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
-    """Targets and their rows. `source` says which node of the sources a target is, NOTHING where none."""
-
-    targets: NodeTable
-    source: Int[Tensor, " target"]
-    rows: list[Rows]
+from tl_transcoders.circuits.graphs.sweep import Sweeper
 
 
 def trace(
     sweeper: Sweeper,
-    outcomes: NodeTable,
+    outcomes: Int[Tensor, " outcome"],
     weight: Float[Tensor, " outcome"],
     *,
     max_features: int | None,
     per_update: int,
-) -> Traced:
-    """Rows of the outcomes, and of features in the order of their influence on them, which is brought up to date after
-    every `per_update` of them."""
-    sources = sweeper.sources
-    own = _numbers(sources, outcomes)
-    unvisited = sources.table.is_a("feature")
-    unvisited[own[own >= 0]] = False
-    budget = int(unvisited.sum()) if max_features is None else max_features
-    traced = Traced(targets=outcomes, source=own, rows=sweeper.rows(outcomes))
-    if budget >= int(unvisited.sum()):
-        return _with(traced, sweeper, unvisited.nonzero()[:, 0])
+) -> Int[Tensor, " target"]:
+    """The numbers of all targets: the outcomes, and features in the order of their influence on them.
+
+    Influence is brought up to date after every `per_update` features. Their rows are computed, if they were not.
+    """
+    table, n_sources = sweeper.circuitry.sources.table, sweeper.rows.n_sources
+    unvisited = table.is_a("feature")
+    unvisited[outcomes[outcomes < n_sources]] = False
+    left = int(unvisited.sum())
+    budget = left if max_features is None else min(max_features, left)
+    sweeper.start(sweeper.best_cut(budget))
+    sweeper.compute(outcomes)
+    if budget == left:
+        chosen = torch.cat([outcomes, unvisited.nonzero()[:, 0]])
+        sweeper.compute(chosen)
+        return chosen
+    chosen = outcomes
     while budget > 0:
-        ranked = _ranked(traced, sources, weight, unvisited)[: min(budget, per_update)]
+        ranked = _ranked(sweeper, chosen, weight, unvisited)[: min(budget, per_update)]
         unvisited[ranked] = False
         budget -= len(ranked)
-        traced = _with(traced, sweeper, ranked.sort().values)
-    return traced
-
-
-def _with(traced: Traced, sweeper: Sweeper, chosen: Int[Tensor, " n"]) -> Traced:
-    if not len(chosen):
-        return traced
-    more = sweeper.sources.table.take(chosen)
-    return Traced(
-        targets=NodeTable.joined([traced.targets, more]),
-        source=torch.cat([traced.source, chosen]),
-        rows=traced.rows + sweeper.rows(more, first=len(traced.targets)),
-    )
+        sweeper.compute(ranked)
+        chosen = torch.cat([chosen, ranked.sort().values])
+    return chosen
 
 
 def _ranked(
-    traced: Traced,
-    sources: Sources,
+    sweeper: Sweeper,
+    chosen: Int[Tensor, " target"],
     weight: Float[Tensor, " outcome"],
-    unvisited: Bool[Tensor, " node"],
+    unvisited: Bool[Tensor, " source"],
 ) -> Int[Tensor, " n"]:
-    """Features without a row, the most influential first."""
-    slots = sources.node.flatten()
-    (filled,) = (slots != NOTHING).nonzero(as_tuple=True)
-    slot = torch.full((len(traced.targets),), NOTHING)
-    there = traced.source >= 0
-    slot[there] = filled[traced.source[there]]
-    weights = weight.new_zeros(len(traced.targets))
-    weights[: len(weight)] = weight
-    found = slot_influence(traced.rows, slot, weights, sources.node.shape).flatten()[filled]
+    """Features without a row here, the most influential first."""
+    weights = torch.zeros(len(sweeper.rows.done), dtype=torch.float64)
+    weights[chosen[: len(weight)]] = weight
+    among = torch.zeros_like(sweeper.rows.done)
+    among[chosen] = True
+    found = sweeper.rows.influence(among, weights)
     candidates = unvisited.nonzero()[:, 0]
     return candidates[found[candidates].argsort(descending=True, stable=True)]
-
-
-def _numbers(sources: Sources, outcomes: NodeTable) -> Int[Tensor, " outcome"]:
-    """Which of the sources each outcome is: only an active feature is one."""
-    found = torch.full((len(outcomes),), NOTHING)
-    for i, row in enumerate(outcomes.rows):
-        (same,) = (sources.table.rows == row).all(1).nonzero(as_tuple=True)
-        found[i] = same[0] if len(same) else NOTHING
-    return found
