@@ -81,7 +81,7 @@ def by_head(
     """
     stream = Stream(spliced)
     values = _nothing(stream)
-    g = stream.read(target).block(slice(0, 1), stream.dtype)
+    g = stream.read(target).take(slice(0, 1), stream.dtype)
     for layer in range(stream.n_layers):
         if not reaches(stream, source, Head(layer, 0), target):
             continue
@@ -133,7 +133,7 @@ def _readers(stream: Stream, target: Target | None) -> Iterator[Float[Tensor, "m
         yield _identity(stream)
         return
     read = stream.read(target)
-    yield from (read.block(rows, stream.dtype) for rows in _rows(len(read.rows)))
+    yield from (read.take(rows, stream.dtype) for rows in _rows(len(read.rows)))
 
 
 def _identity(stream: Stream) -> Float[Tensor, "d_model d_model"]:
