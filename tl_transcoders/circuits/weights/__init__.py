@@ -1,5 +1,7 @@
 """What the weights connect, whatever the input: the one factor of an effect, and the other on prompts and data."""
 
+from tl_transcoders.circuits.weights.card import FeatureCard as FeatureCard
+from tl_transcoders.circuits.weights.card import feature_card as feature_card
 from tl_transcoders.circuits.weights.connections import Connections as Connections
 from tl_transcoders.circuits.weights.connections import connections as connections
 from tl_transcoders.circuits.weights.contributions import Contributions as Contributions
