@@ -82,9 +82,7 @@ def feature_statistics(
     options = {"where": "feature_statistics", "mask": mask, "batch_size": batch_size}
     sums: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     n_tokens = 0
-    for _, fired, counted in recorded(
-        spliced, tokens, spliced.layers, progress=progress, **options
-    ):
+    for _, fired, counted in recorded(spliced, tokens, None, progress=progress, **options):
         n_tokens += int(counted.sum())
         for layer, post in fired.items():
             kept = post[counted]

@@ -15,6 +15,7 @@ from tl_transcoders.circuits.weights.match import Match as Match
 from tl_transcoders.circuits.weights.means import MeanConnections as MeanConnections
 from tl_transcoders.circuits.weights.means import mean_connections as mean_connections
 from tl_transcoders.circuits.weights.path_graph import PathGraph as PathGraph
+from tl_transcoders.circuits.weights.paths import Account as Account
 from tl_transcoders.circuits.weights.paths import Path as Path
 from tl_transcoders.circuits.weights.paths import Paths as Paths
 from tl_transcoders.circuits.weights.via import Skip as Skip

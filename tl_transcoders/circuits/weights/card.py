@@ -8,10 +8,13 @@ import torch
 
 from tl_transcoders.circuits.graphs import Token
 from tl_transcoders.circuits.nodes import Embed, Feature, Head, Logits, write_node
-from tl_transcoders.circuits.weights.connections import Connections, connections
-from tl_transcoders.circuits.weights.ends import Features
-from tl_transcoders.circuits.weights.heads import HeadMap, ov_norms
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.circuits.weights.checks import check_sizes
+from tl_transcoders.circuits.weights.connections import Connections, strongest
+from tl_transcoders.circuits.weights.ends import Features, Source
+from tl_transcoders.circuits.weights.heads import HeadMap, norms
+from tl_transcoders.circuits.weights.stream import Stream
+from tl_transcoders.circuits.weights.via import Via
+from tl_transcoders.circuits.weights.way import Way
 from tl_transcoders.splice import Spliced
 
 
@@ -78,36 +81,33 @@ def feature_card(
     print(feature_card(spliced, Feature(5, 1207)))
     ```
     """
-    if isinstance(n_heads, bool) or n_heads < 1:
-        raise ConfigError(
-            "feature_card, n_heads",
-            got=repr(n_heads),
-            expected="a whole number, 1 or more",
-            do="Leave it out, or give a number.",
-        )
-    heads = ov_norms(spliced, target=feature)
+    check_sizes("feature_card", k=k, n_heads=n_heads)
+    stream = Stream(spliced)
+    heads = norms(stream, None, feature)
     first = [head for head, _ in heads.top(n_heads)]
     earlier = [layer for layer in spliced.layers if layer < feature.layer]
-    tokens = connections(spliced, Embed(), feature, k=k)
-    by_head = {head: connections(spliced, Embed(), feature, k=k, via=head) for head in first}
-    logits = connections(spliced, feature, Logits(), k=k)
+
+    def into(source: Source, via: Via = "residual") -> Connections:
+        return strongest(Way.of(stream, source, feature, via), k=k)
+
+    tokens, by_head = into(Embed()), {head: into(Embed(), head) for head in first}
+    logits = strongest(Way.of(stream, feature, Logits(), "residual"), k=k)
     ids = {int(i) for found in (tokens, *by_head.values()) for i in found.source}
-    ids |= set(logits.target.tolist())
     word = _words(spliced)
     return FeatureCard(
         feature=feature,
         tokens=tokens,
-        features={n: connections(spliced, Features(n), feature, k=k) for n in earlier},
+        features={layer: into(Features(layer)) for layer in earlier},
         heads=heads,
         tokens_by_head=by_head,
         features_by_head={
-            (head, layer): connections(spliced, Features(layer), feature, k=k, via=head)
+            (head, layer): into(Features(layer), head)
             for head in first
             for layer in earlier
             if layer < head.layer
         },
         logits=logits,
-        words={i: word(i) for i in ids},
+        words={i: word(i) for i in ids | set(logits.target.tolist())},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,8 @@ from tl_transcoders.splice import Spliced
 
 if TYPE_CHECKING:
     import pandas
+
+MEMORY: Final = 1 << 28
 
 
 @final
@@ -65,7 +67,7 @@ def connections(
     via: Via = "residual",
     sign: Sign = "both",
     per: Per = "all",
-    memory: int = 1 << 28,
+    memory: int = MEMORY,
 ) -> Connections:
     """The k strongest connections between a source and a target that hold on every input.
 
@@ -99,6 +101,13 @@ def connections(
     """
     check_options("connections", k=k, memory=memory, sign=sign, per=per)
     way = Way.of(Stream(spliced), source, target, via)
+    return strongest(way, k=k, sign=sign, per=per, memory=memory)
+
+
+def strongest(
+    way: Way, *, k: int, sign: Sign = "both", per: Per = "all", memory: int = MEMORY
+) -> Connections:
+    """The k strongest connections of a way."""
     n_source, n_target = way.n_source, way.n_target
     groups, others = {
         "all": (1, n_source * n_target),
@@ -120,7 +129,7 @@ def connections(
             s, t = group, number
         case "target":
             s, t = number, group
-    return Connections(of=source, to=target, via=way.steps, source=s, target=t, value=value)
+    return Connections(of=way.source, to=way.target, via=way.steps, source=s, target=t, value=value)
 
 
 def _offer(

@@ -53,7 +53,11 @@ def ov_norms(
     ov_norms(spliced, target=Feature(5, 1207)).top(3)
     ```
     """
-    stream = Stream(spliced)
+    return norms(Stream(spliced), source, target)
+
+
+def norms(stream: Stream, source: Source | None, target: Target | None) -> HeadMap:
+    """The norm of every head's part."""
     values = _nothing(stream)
     for layer in range(stream.n_layers):
         head = Head(layer, 0)

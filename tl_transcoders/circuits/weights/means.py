@@ -14,7 +14,7 @@ from tl_transcoders.circuits.nodes import Embed, Feature
 from tl_transcoders.circuits.weights.best import Best, Sign, blocks
 from tl_transcoders.circuits.weights.checks import check_options, check_sizes, check_word
 from tl_transcoders.circuits.weights.ends import Features, Source, member
-from tl_transcoders.circuits.weights.stream import Stream
+from tl_transcoders.circuits.weights.stream import Stream, total
 from tl_transcoders.circuits.weights.tally import Tally
 from tl_transcoders.circuits.weights.via import Step, Via
 from tl_transcoders.circuits.weights.way import Way
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Given = Literal["source", "target", "both"]
 GIVEN: Final = (None, "source", "target", "both")
-ROWS: Final = 16384
 
 
 @final
@@ -89,6 +88,7 @@ def mean_connections(
     via: Via = "residual",
     given: Given | None = None,
     sign: Sign = "both",
+    at_least: int = 1,
     mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 8,
     memory: int = 1 << 30,
@@ -108,6 +108,8 @@ def mean_connections(
     - `tokens`: prompts of one length, padded on the right where need be; `mask`: which tokens count, by default all
       at which a transcoder stands.
     - `source`, `target`, `via`, `sign`: as of `connections`; `given`: None, `"source"`, `"target"` or `"both"`.
+    - `at_least`: at how many tokens both must fire (where neither or the source is given: something arrive), so that
+      the strongest are not those seen once.
     - `memory`: bytes the counted pairs may take.
 
     Source: Dunefsky et al. 2024, section 4; there with a constant in place of the norm's scale.
@@ -119,7 +121,7 @@ def mean_connections(
     ```
     """
     check_options("mean_connections", k=k, memory=memory, sign=sign)
-    check_sizes("mean_connections", batch_size=batch_size)
+    check_sizes("mean_connections", batch_size=batch_size, at_least=at_least)
     check_word("mean_connections", "given", given, GIVEN)
     _check_target(target)
     check_tokens(spliced.host, tokens, "mean_connections")
@@ -132,43 +134,68 @@ def mean_connections(
             run = capture(spliced, tokens[rows])
         here = counted[rows].to(run.tokens.device)
         tally.add(run, here if run.excluded is None else here & ~run.excluded)
-    pair, sums = tally.pairs.found()
-    if given in ("target", "both"):
-        divided = sums[:, -1] if given == "both" else tally.n_target[pair // way.n_source]
-        s, t, value = _of_pairs(way, pair, sums[:, :-1] / divided[:, None], k, sign)
-    else:
-        n = tally.n_source[:, None].clamp(min=1) if given == "source" else max(tally.n_tokens, 1)
-        s, t, value = _of_all(way, tally.mean / n, k, sign, memory)
-    return MeanConnections(
-        of=source, to=target, via=way.steps, given=given, source=s, target=t, value=value,
-        both=_looked_up(pair, sums[:, -1], t * way.n_source + s),
-        n_source=tally.n_source[s], n_target=tally.n_target[t], n_tokens=tally.n_tokens,
-    )  # fmt: skip
+    return _ranked(tally, given, Options(k, sign, at_least, memory))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How many are kept, of which sign, fired together how often, and within how many bytes."""
+
+    k: int
+    sign: Sign
+    at_least: int
+    memory: int
 
 
 Ranked = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]]
 
 
+def _ranked(tally: Tally, given: Given | None, options: Options) -> MeanConnections:
+    """The strongest means of what was added up."""
+    way, (pair, sums) = tally.way, tally.pairs.found()
+    if given in ("target", "both"):
+        kept = sums[:, -1] >= options.at_least
+        often, some = pair[kept], sums[kept]
+        divided = some[:, -1] if given == "both" else tally.n_target[often // way.n_source]
+        s, t, value = _of_pairs(way, often, some[:, :-1] / divided[:, None], options)
+    else:
+        n = tally.n_source[:, None].clamp(min=1) if given == "source" else max(tally.n_tokens, 1)
+        often = tally.n_source[:, None] >= options.at_least
+        s, t, value = _of_all(way, tally.mean / n * often, options)
+    target = way.target
+    assert isinstance(target, Features | Feature)
+    return MeanConnections(
+        of=way.source, to=target, via=way.steps, given=given, source=s, target=t, value=value,
+        both=_looked_up(pair, sums[:, -1], t * way.n_source + s),
+        n_source=tally.n_source[s], n_target=tally.n_target[t], n_tokens=tally.n_tokens,
+    )  # fmt: skip
+
+
 def _of_pairs(
-    way: Way, pair: Int[Tensor, " pair"], factor: Float[Tensor, "pair group"], k: int, sign: Sign
+    way: Way, pair: Int[Tensor, " pair"], factor: Float[Tensor, "pair group"], options: Options
 ) -> Ranked:
-    """Sources, targets and means, of pairs that fire together."""
-    best = Best(1, k, sign, factor)
-    rows = zip(pair.split(ROWS), factor.split(ROWS), strict=True)
-    for pairs, factors in rows:
-        written = way.writes_by_group(pairs % way.n_source, factors)
-        value = (written * way.reads(pairs // way.n_source)).sum(1).to(factor.dtype)
-        best.offer(slice(None), value[None], pairs[None])
+    """Sources, targets and means, of pairs that fire together, in the order of their targets."""
+    best = Best(1, options.k, options.sign, factor)
+    target, source = pair // way.n_source, pair % way.n_source
+    numbers, column = target.unique(return_inverse=True)
+    at_a_time = max(1, options.memory // factor.itemsize // way.n_source)
+    for first in range(0, len(numbers), at_a_time):
+        here = (column >= first) & (column < first + at_a_time)
+        readers = way.reads(numbers[first : first + at_a_time])
+        value = factor.new_zeros(int(here.sum()))
+        for i, group in enumerate(way.groups):
+            matrix = total(group, slice(None), way.dtype) @ readers.T
+            value += matrix[source[here], column[here] - first] * factor[here, i]
+        best.offer(slice(None), value[None], pair[here][None])
     _, number, value = best.found()
     return number % way.n_source, number // way.n_source, value
 
 
-def _of_all(
-    way: Way, factor: Float[Tensor, "source group"], k: int, sign: Sign, memory: int
-) -> Ranked:
+def _of_all(way: Way, factor: Float[Tensor, "source group"], options: Options) -> Ranked:
     """The same, of all pairs: the factor of a source is the same for every target."""
-    best = Best(1, k, sign, factor)
-    per_block = max(1, memory // factor.itemsize)
+    best = Best(1, options.k, options.sign, factor)
+    per_block = max(1, options.memory // factor.itemsize)
     for targets in blocks(way.n_target, per_block, way.n_source):
         readers = way.reads(targets)
         for sources in blocks(way.n_source, per_block, len(readers)):

@@ -26,7 +26,7 @@ class Tally:
 
     def __init__(self, way: Way, memory: int) -> None:
         like = way.read.rows.new_empty(0, dtype=torch.float64)
-        self._way, columns = way, len(way.groups)
+        self.way, columns = way, len(way.groups)
         self.mean = like.new_zeros(way.n_source, columns)
         self.n_source = torch.zeros(way.n_source, dtype=torch.long, device=like.device)
         self.n_target = torch.zeros(way.n_target, dtype=torch.long, device=like.device)
@@ -35,7 +35,7 @@ class Tally:
 
     def add(self, run: Run, counted: Bool[Tensor, "batch pos"]) -> None:
         """The prompts of a run; only what arrives at positions that count."""
-        way, dtype, target = self._way, self._way.dtype, self._way.target
+        way, dtype, target = self.way, self.way.dtype, self.way.target
         assert isinstance(target, Features | Feature)
         written, read = firing(run, way.source, dtype), firing(run, target, dtype)
         passed = kernel(run, way.steps, dtype)
@@ -81,7 +81,7 @@ class Tally:
         both = active @ there
         t, s = both.nonzero(as_tuple=True)
         sums = [(active @ part)[t, s] for part in arriving]
-        pair = target[t] * self._way.n_source + source[s]
+        pair = target[t] * self.way.n_source + source[s]
         self.pairs.add(pair, torch.stack([*sums, both[t, s]], 1))
 
     def _weight(self, run: Run, group: tuple[Written, ...], written: Firing) -> Float[Tensor, " n"]:
