@@ -38,6 +38,8 @@ def test_statistics_are_those_of_the_whole_cache() -> None:
         assert here.n_tokens == DATA.numel()
         torch.testing.assert_close(here.total, post.double().sum(0))
         torch.testing.assert_close(here.largest, post.amax(0))
+        torch.testing.assert_close(here.variance, post.double().var(0, correction=0))
+        torch.testing.assert_close(here.mean, post.double().sum(0) / here.count.clamp(min=1))
         assert float(here.frequency.sum()) == pytest.approx(5.0)
         expected = (post != 0).double().mean(0).log10() > -1
         assert here.live(-1.0).equal(expected)

@@ -16,12 +16,13 @@ LIVE: Final = -4.0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FeatureStatistics:
-    """Of every feature of a layer: at how many tokens it is active, the sum of its activations, the largest."""
+    """Of every feature of a layer: at how many tokens it is active, the sum of its activations and of their squares, the largest."""
 
     layer: int
     n_tokens: int
     count: Int[Tensor, " feature"]
     total: Float[Tensor, " feature"]
+    square: Float[Tensor, " feature"]
     largest: Float[Tensor, " feature"]
 
     @property
@@ -38,6 +39,12 @@ class FeatureStatistics:
     def mean(self) -> Float[Tensor, " feature"]:
         """Mean activation where active; 0 of features that never are."""
         return self.total / self.count.clamp(min=1)
+
+    @property
+    def variance(self) -> Float[Tensor, " feature"]:
+        """Variance of the activation over all tokens, silent ones included."""
+        n = max(self.n_tokens, 1)
+        return (self.square / n - (self.total / n).square()).clamp(min=0)
 
     def live(self, log10_frequency: float = LIVE) -> Bool[Tensor, " feature"]:
         """Which features are active more often than that.
@@ -80,27 +87,26 @@ def feature_statistics(
     ```
     """
     options = {"where": "feature_statistics", "mask": mask, "batch_size": batch_size}
-    sums: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    sums: dict[int, tuple[Tensor, ...]] = {}
     n_tokens = 0
     for _, fired, counted in recorded(spliced, tokens, None, progress=progress, **options):
         n_tokens += int(counted.sum())
         for layer, post in fired.items():
-            kept = post[counted]
-            here = (kept != 0).sum(0), kept.double().sum(0), _largest(kept)
+            here = _sums(post[counted])
             sums[layer] = here if layer not in sums else _joined(sums[layer], here)
     return {
         layer: FeatureStatistics(
-            layer=layer, n_tokens=n_tokens, count=count, total=total, largest=largest
+            layer=layer, n_tokens=n_tokens, count=count, total=total, square=square, largest=largest
         )
-        for layer, (count, total, largest) in sums.items()
+        for layer, (count, total, square, largest) in sums.items()
     }
 
 
-def _largest(kept: Float[Tensor, "n feature"]) -> Float[Tensor, " feature"]:
-    return kept.amax(0) if len(kept) else kept.new_zeros(kept.shape[1])
+def _sums(kept: Float[Tensor, "n feature"]) -> tuple[Tensor, ...]:
+    wide = kept.double()
+    largest = kept.amax(0) if len(kept) else kept.new_zeros(kept.shape[1])
+    return (kept != 0).sum(0), wide.sum(0), wide.square().sum(0), largest
 
 
-def _joined(
-    a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return a[0] + b[0], a[1] + b[1], torch.maximum(a[2], b[2])
+def _joined(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return *(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), torch.maximum(a[-1], b[-1])

@@ -49,6 +49,11 @@ class Connections:
             assert isinstance(source, Feature | Token)
             yield source, member(self.to, t), value
 
+    @property
+    def pairs(self) -> set[tuple[int, int]]:
+        """The pairs of source and target, without their values: those of two ways, or of means, can be compared."""
+        return set(zip(self.source.tolist(), self.target.tolist(), strict=True))
+
     def to_pandas(self) -> "pandas.DataFrame":
         """A table `source target value` of numbers."""
         from pandas import DataFrame

@@ -62,6 +62,11 @@ class MeanConnections:
             assert isinstance(target, Feature)
             yield source, target, value
 
+    @property
+    def pairs(self) -> set[tuple[int, int]]:
+        """The pairs of source and target, to compare with those of `connections`."""
+        return set(zip(self.source.tolist(), self.target.tolist(), strict=True))
+
     def to_pandas(self) -> "pandas.DataFrame":
         """A table `source target value both n_source n_target`."""
         from pandas import DataFrame
