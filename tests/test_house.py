@@ -60,6 +60,36 @@ OF_GRAPHS = {
     "merge",
 }
 """Those reached through `tl_transcoders.circuits.graphs`."""
+OF_WEIGHTS = {
+    "Account",
+    "Connections",
+    "Contributions",
+    "FeatureCard",
+    "Features",
+    "HeadMap",
+    "Match",
+    "MeanConnections",
+    "Path",
+    "PathGraph",
+    "Paths",
+    "Skip",
+    "by_head",
+    "connections",
+    "contributions",
+    "feature_card",
+    "greedy_paths",
+    "mean_connections",
+    "ov_norms",
+}
+"""Those reached through `tl_transcoders.circuits.weights`."""
+OF_EVALUATION = {
+    "Example",
+    "FeatureScores",
+    "FeatureStatistics",
+    "feature_scores",
+    "feature_statistics",
+}
+"""Those reached through `tl_transcoders.evaluation`."""
 
 OF_CIRCUITS = {
     "Curve",
@@ -92,6 +122,7 @@ def test_import_contracts_hold() -> None:
 
 def test_public_names_are_the_documented_names() -> None:
     elsewhere = OF_HUB | OF_PATCHING | OF_ATTRIBUTION | OF_CIRCUITS | OF_GRAPHS
+    elsewhere |= OF_WEIGHTS | OF_EVALUATION
     assert set(tlt.__all__) | elsewhere == documented("api.md")
 
 

@@ -15,6 +15,7 @@ PAGES = {
     "docs/circuits.md": 9,
     "docs/tutorials/greater_than.md": 5,
     "docs/graphs.md": 5,
+    "docs/weights.md": 5,
 }
 
 

@@ -17,13 +17,14 @@ from tests.circuits.dense_weights import (
     unembeddings,
 )
 from tl_transcoders.circuits.graphs import Difference, Token
-from tl_transcoders.circuits.nodes import Embed, Feature, Head, Logits
+from tl_transcoders.circuits.nodes import Embed, Feature, Head, Logits, write_node
 from tl_transcoders.circuits.weights import (
     Connections,
     Features,
     Skip,
     by_head,
     connections,
+    feature_card,
     ov_norms,
 )
 from tl_transcoders.errors import ConfigError, SpliceError
@@ -214,3 +215,22 @@ def test_what_is_no_splice_or_has_no_way_is_told() -> None:
         connections(spliced, Features(0), Features(2))
     with pytest.raises(ConfigError, match="a spliced model"):
         connections(HOSTS[0].build(), Features(0), Features(2))
+
+
+def test_a_card_holds_what_connections_say() -> None:
+    with spliced_with(SKIP, FEW[1]) as spliced:
+        feature = Feature(2, 7)
+        card = feature_card(spliced, feature, k=3)
+        (head, norm), _ = card.heads.top(2)
+        assert norm == float(ov_norms(spliced, target=feature).value[head.layer, head.head])
+        for found, expected in (
+            (card.tokens, connections(spliced, Embed(), feature, k=3)),
+            (card.features[1], connections(spliced, Features(1), feature, k=3)),
+            (card.tokens_by_head[head], connections(spliced, Embed(), feature, k=3, via=head)),
+            (card.logits, connections(spliced, feature, Logits(), k=3)),
+        ):
+            assert list(found) == list(expected)
+    text = str(card)
+    assert f"through {write_node(head)}" in text
+    assert "f2.7 writes" in text
+    assert repr(f"w{int(card.tokens.source[0])}") in text

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tl_transcoders.errors import SpliceError
-from tl_transcoders.hosts.anatomy import Norm
+from tl_transcoders.hosts.anatomy import LOW_PRECISION, Norm
 
 
 @torch.no_grad()
@@ -27,10 +27,8 @@ def probe_norm(
     if width % 2:
         x[-1] = 2
         x = x - x.mean()
-    bias = at(zero)
-    centred = torch.allclose(
-        at(one), bias, atol=1e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    )
+    bias, low = at(zero), like.dtype in LOW_PRECISION
+    centred = torch.allclose(at(one), bias, atol=1e-2 if low else 1e-4)
     normalises = not torch.allclose(at(4 * x) - bias, 4 * (at(x) - bias), rtol=1e-2)
     bare = Norm(
         gain=torch.ones_like(bias),
@@ -44,12 +42,8 @@ def probe_norm(
     norm = Norm(gain=gain, bias=bias, eps=eps, centred=centred, normalises=normalises)
     sample = torch.linspace(-1.3, 2.1, width).sin() * 3
     got, expected = at(sample), norm(sample.to(like))
-    if not torch.allclose(
-        got,
-        expected,
-        rtol=2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3,
-        atol=1e-3,
-    ):
+    # Where a bias cancels what is normalised, rounding is of the size of either.
+    if not torch.allclose(got, expected, rtol=2e-2 if low else 1e-3, atol=2e-2 if low else 1e-3):
         raise SpliceError(
             where,
             got=f"a norm that differs from LayerNorm and RMSNorm by {(got - expected).abs().max():.2g}",

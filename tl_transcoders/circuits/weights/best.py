@@ -1,6 +1,7 @@
 """The k strongest of more numbers than fit in memory, block by block."""
 
-from typing import Final, Literal, assert_never, final
+from collections.abc import Iterator
+from typing import Final, Literal, final
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +45,11 @@ class Best:
                 return value.abs()
             case "positive":
                 return value
-            case "negative":
-                return -value
             case _:
-                assert_never(self._sign)
+                return -value
+
+
+def blocks(n: int, per_block: int, width: int) -> Iterator[slice]:
+    """Rows by as many at a time as make blocks that are about square, and fit."""
+    size = min(n, max(per_block // width, int(per_block**0.5), 1))
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 from jaxtyping import Float, Int
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs import Difference, Token
 from tl_transcoders.circuits.nodes import Feature
-from tl_transcoders.circuits.weights.best import SIGNS, Best, Sign
+from tl_transcoders.circuits.weights.best import Best, Sign, blocks
+from tl_transcoders.circuits.weights.checks import Per, check_options
 from tl_transcoders.circuits.weights.ends import Source, Target, member
-from tl_transcoders.circuits.weights.stream import Stream, total
-from tl_transcoders.circuits.weights.via import Step, Via, pull, reachable, steps_of
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.circuits.weights.stream import Stream
+from tl_transcoders.circuits.weights.via import Step, Via
+from tl_transcoders.circuits.weights.way import Way
 from tl_transcoders.splice import Spliced
 
 if TYPE_CHECKING:
     import pandas
 
-Per = Literal["all", "source", "target"]
-PER: Final = ("all", "source", "target")
+MEMORY: Final = 1 << 28
 
 
 @final
@@ -49,6 +49,11 @@ class Connections:
             assert isinstance(source, Feature | Token)
             yield source, member(self.to, t), value
 
+    @property
+    def pairs(self) -> set[tuple[int, int]]:
+        """The pairs of source and target, without their values: those of two ways, or of means, can be compared."""
+        return set(zip(self.source.tolist(), self.target.tolist(), strict=True))
+
     def to_pandas(self) -> "pandas.DataFrame":
         """A table `source target value` of numbers."""
         from pandas import DataFrame
@@ -67,7 +72,7 @@ def connections(
     via: Via = "residual",
     sign: Sign = "both",
     per: Per = "all",
-    memory: int = 1 << 28,
+    memory: int = MEMORY,
 ) -> Connections:
     """The k strongest connections between a source and a target that hold on every input.
 
@@ -99,23 +104,27 @@ def connections(
     connections(spliced, Embed(), Feature(5, 1207), via=Head(4, 2))
     ```
     """
-    _check_options(k, sign, per, memory)
-    stream = Stream(spliced)
-    steps = steps_of(stream, via)
-    parts = reachable(stream, source, steps, target)
-    read = stream.read(target)
-    n_source, n_target = len(parts[0].rows), len(read.rows)
+    check_options("connections", k=k, memory=memory, sign=sign, per=per)
+    way = Way.of(Stream(spliced), source, target, via)
+    return strongest(way, k=k, sign=sign, per=per, memory=memory)
+
+
+def strongest(
+    way: Way, *, k: int, sign: Sign = "both", per: Per = "all", memory: int = MEMORY
+) -> Connections:
+    """The k strongest connections of a way."""
+    n_source, n_target = way.n_source, way.n_target
     groups, others = {
         "all": (1, n_source * n_target),
         "source": (n_source, n_target),
         "target": (n_target, n_source),
     }[per]
-    best = Best(groups, min(k, others), sign, read.rows.new_empty(0, dtype=stream.dtype))
-    per_block = max(1, memory // stream.dtype.itemsize)
-    for targets in _blocks(n_target, per_block, n_source):
-        readers = pull(stream, steps, read.block(targets, stream.dtype))
-        for sources in _blocks(n_source, per_block, len(readers)):
-            value = total(parts, sources, stream.dtype) @ readers.T
+    best = Best(groups, min(k, others), sign, way.read.rows.new_empty(0, dtype=way.dtype))
+    per_block = max(1, memory // way.dtype.itemsize)
+    for targets in blocks(n_target, per_block, n_source):
+        readers = way.reads(targets)
+        for sources in blocks(n_source, per_block, len(readers)):
+            value = way.writes(sources) @ readers.T
             _offer(best, per, value, sources, targets, n_target)
     group, number, value = best.found()
     match per:
@@ -125,13 +134,7 @@ def connections(
             s, t = group, number
         case "target":
             s, t = number, group
-    return Connections(of=source, to=target, via=steps, source=s, target=t, value=value)
-
-
-def _blocks(n: int, per_block: int, width: int) -> Iterator[slice]:
-    """Rows by as many at a time as make blocks that are about square, and fit."""
-    size = min(n, max(per_block // width, int(per_block**0.5), 1))
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+    return Connections(of=way.source, to=way.target, via=way.steps, source=s, target=t, value=value)
 
 
 def _offer(
@@ -147,22 +150,3 @@ def _offer(
             best.offer(sources, value, t[None])
         case "target":
             best.offer(targets, value.T, s[None])
-
-
-def _check_options(k: int, sign: Sign, per: Per, memory: int) -> None:
-    for name, size in {"k": k, "memory": memory}.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                f"connections, {name}",
-                got=repr(size),
-                expected="a whole number, 1 or more",
-                do="Leave it out, or give it a size.",
-            )
-    for name, word, known in (("sign", sign, SIGNS), ("per", per, PER)):
-        if word not in known:
-            raise ConfigError(
-                f"connections, {name}",
-                got=repr(word),
-                expected=f"one of {', '.join(known)}",
-                do="Correct it.",
-            )

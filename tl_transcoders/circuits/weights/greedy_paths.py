@@ -10,12 +10,13 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
+from tl_transcoders.circuits.weights.checks import check_sizes, check_word
 from tl_transcoders.circuits.weights.match import Match
 from tl_transcoders.circuits.weights.paths import Account, Passed, Path, Paths
 from tl_transcoders.circuits.weights.prompt import Prompt, run_on
 from tl_transcoders.circuits.weights.reading import PathNode, Reader, Reading, Terms
 from tl_transcoders.circuits.weights.roots import root
-from tl_transcoders.errors import ConfigError, SpliceError
+from tl_transcoders.errors import SpliceError
 from tl_transcoders.splice import Spliced
 
 Rank = Literal["capped", "raw"]
@@ -58,7 +59,8 @@ def greedy_paths(
     print(paths)
     ```
     """
-    _check(depth, branches, rank)
+    check_sizes("greedy_paths", depth=depth, branches=branches)
+    check_word("greedy_paths", "rank", rank, RANKS)
     run = run_on(spliced, prompt)
     frame = Frame.of(run)
     outcomes = Outcomes.of(run, [target])
@@ -86,7 +88,9 @@ class Search:
 
     def run(self, root: Reading, depth: int) -> Paths:
         """Paths of up to `depth` steps."""
-        levels = [(Tip(Path((Passed(root.node, root.value, root.value),)), root),)]
+        levels: list[tuple[Tip, ...]] = [
+            (Tip(Path((Passed(root.node, root.value, root.value),)), root),)
+        ]
         for _ in range(depth):
             longer = [tip for path in levels[-1] for tip in self._continued(path)]
             longer.sort(key=lambda tip: -abs(self._size(tip.path)))
@@ -167,21 +171,3 @@ def _capped(value: Float[Tensor, " n"], path: Path) -> Float[Tensor, " n"]:
         if isinstance(step.node, Feature) and step.value:
             value = torch.where(value / step.value > 1, torch.full_like(value, step.value), value)
     return value
-
-
-def _check(depth: int, branches: int, rank: Rank) -> None:
-    for name, size in {"depth": depth, "branches": branches}.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                f"greedy_paths, {name}",
-                got=repr(size),
-                expected="a whole number, 1 or more",
-                do="Leave it out, or give it a size.",
-            )
-    if rank not in RANKS:
-        raise ConfigError(
-            "greedy_paths, rank",
-            got=repr(rank),
-            expected=f"one of {', '.join(RANKS)}",
-            do="Correct it.",
-        )

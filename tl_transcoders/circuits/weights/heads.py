@@ -53,7 +53,11 @@ def ov_norms(
     ov_norms(spliced, target=Feature(5, 1207)).top(3)
     ```
     """
-    stream = Stream(spliced)
+    return norms(Stream(spliced), source, target)
+
+
+def norms(stream: Stream, source: Source | None, target: Target | None) -> HeadMap:
+    """The norm of every head's part."""
     values = _nothing(stream)
     for layer in range(stream.n_layers):
         head = Head(layer, 0)
@@ -81,7 +85,7 @@ def by_head(
     """
     stream = Stream(spliced)
     values = _nothing(stream)
-    g = stream.read(target).block(slice(0, 1), stream.dtype)
+    g = stream.read(target).take(slice(0, 1), stream.dtype)
     for layer in range(stream.n_layers):
         if not reaches(stream, source, Head(layer, 0), target):
             continue
@@ -133,7 +137,7 @@ def _readers(stream: Stream, target: Target | None) -> Iterator[Float[Tensor, "m
         yield _identity(stream)
         return
     read = stream.read(target)
-    yield from (read.block(rows, stream.dtype) for rows in _rows(len(read.rows)))
+    yield from (read.take(rows, stream.dtype) for rows in _rows(len(read.rows)))
 
 
 def _identity(stream: Stream) -> Float[Tensor, "d_model d_model"]:

@@ -143,7 +143,7 @@ class Reader:
             rows.append(_rows("skip", layer, at, first))
             value.append((x @ self._skipped(layer, reading))[None])
             if swap.coder.cfg.read == "mlp_in":
-                own = own + (block.ln2.bias @ swap.W_skip).to(frame.dtype)
+                own = own + block.ln2.bias.to(frame.dtype) @ swap.W_skip.to(frame.dtype)
         return rows, value, offset + float(self._pushed(layer, pos, own) @ v)
 
     def _features(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs import Difference, Token
@@ -34,7 +34,9 @@ class Written:
     rows: Float[Tensor, "n d_model"]
     norm: Norm | None = None
 
-    def block(self, rows: slice, dtype: torch.dtype) -> Float[Tensor, "m d_model"]:
+    def take(
+        self, rows: slice | Int[Tensor, " m"], dtype: torch.dtype
+    ) -> Float[Tensor, "m d_model"]:
         """Some of them, in the stream."""
         found = self.rows[rows].to(dtype)
         return found if self.norm is None else self.norm.centre(found) * self.norm.gain.to(dtype)
@@ -50,7 +52,9 @@ class Read:
     gain: bool = True
     less: Float[Tensor, " d_model"] | None = None
 
-    def block(self, rows: slice, dtype: torch.dtype) -> Float[Tensor, "m d_model"]:
+    def take(
+        self, rows: slice | Int[Tensor, " m"], dtype: torch.dtype
+    ) -> Float[Tensor, "m d_model"]:
         """Some of them, as they meet the stream."""
         found = self.rows[rows].to(dtype)
         found = found if self.less is None else found - self.less
@@ -199,9 +203,11 @@ class Stream:
         return Read(rows=swap.encoders[rows], norm=norm, gain=site == "mlp_in")
 
 
-def total(parts: Sequence[Written], rows: slice, dtype: torch.dtype) -> Float[Tensor, "m d_model"]:
+def total(
+    parts: Sequence[Written], rows: slice | Int[Tensor, " m"], dtype: torch.dtype
+) -> Float[Tensor, "m d_model"]:
     """All that some rows write, norm scales left out."""
-    return torch.stack([part.block(rows, dtype) for part in parts]).sum(0)
+    return torch.stack([part.take(rows, dtype) for part in parts]).sum(0)
 
 
 def _no_end(what: str, got: object, expected: str) -> ConfigError:

@@ -1,0 +1,1 @@
+from tests.circuits.conftest import unchecked as unchecked
