@@ -1,8 +1,9 @@
 """Cross-layer against per-layer transcoders: the same features, data and steps; graphs of the same prompts.
 
 `python -m examples.cross_layer` does it on the demo model, with the shipped transcoders. `--model smollm2` trains
-both kinds for twelve MLPs of SmolLM2-135M first (1,024 features, TopK-16, 131,072 tokens in batches of 1,024) and goes on where a stopped
-run was. Every prompt begins with the token that separates SmolLM2's documents, which is left to the original MLPs.
+both kinds for twelve MLPs of SmolLM2-135M first (1,024 features, TopK-16, 65,536 tokens in batches of 1,024) and goes
+on where a stopped run was. Every prompt begins with the token that separates SmolLM2's documents, which is left to
+the original MLPs.
 
 `path length` is the mean number of edges of the ways from embeddings to the predictions, weighted by influence;
 MLPs without a transcoder count as errors.
@@ -31,7 +32,7 @@ from tl_transcoders.training import train_cross_layer
 from tl_transcoders.training.checkpoint import has_checkpoint
 
 LAYERS: Final = tuple(range(9, 21))
-N_TOKENS: Final = 131_072
+N_TOKENS: Final = 65_536
 N_PROMPTS: Final = 8
 LENGTH: Final = 16
 FOLDER: Final = cache_root() / "smollm2-cross-layer"
