@@ -50,6 +50,7 @@ bench: $(VENV)/.test $(TL3)/.stamp peers ## the speed measurements; each prints 
 	SPARSIFY_DISABLE_TRITON=1 $(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.loading
 	$(RUN) -m benchmarks.path_patching
+	$(RUN) -m benchmarks.attribution_graph
 
 peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 

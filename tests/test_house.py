@@ -45,7 +45,15 @@ OF_PATCHING = {"ActiveFeatures", "AllHeads", "PatchResult", "SweepResult", "swee
 """Those reached through `tl_transcoders.circuits.patching`."""
 OF_ATTRIBUTION = {"EdgeEffects", "NodeEffects"}
 """Those reached through `tl_transcoders.circuits.attribution`."""
-OF_GRAPHS = {"Bias", "Difference", "Token", "TopTokens", "Validation"}
+OF_GRAPHS = {
+    "Bias",
+    "Difference",
+    "Token",
+    "TopTokens",
+    "Tracer",
+    "Validation",
+    "attribution_graphs",
+}
 """Those reached through `tl_transcoders.circuits.graphs`."""
 
 OF_CIRCUITS = {

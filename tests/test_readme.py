@@ -14,7 +14,7 @@ PAGES = {
     "docs/formats.md": 4,
     "docs/circuits.md": 9,
     "docs/tutorials/greater_than.md": 5,
-    "docs/graphs.md": 3,
+    "docs/graphs.md": 5,
 }
 
 
