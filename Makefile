@@ -51,6 +51,7 @@ bench: $(VENV)/.test $(TL3)/.stamp peers ## the speed measurements; each prints 
 	$(RUN) -m benchmarks.loading
 	$(RUN) -m benchmarks.path_patching
 	$(RUN) -m benchmarks.graph_pruning
+	$(RUN) -m benchmarks.attribution_graph
 
 peers: $(PEERS:%=$(PEER)/%/.stamp) ## peers' packages, each in its own environment, for make bench and golden tensors
 

@@ -55,7 +55,9 @@ OF_GRAPHS = {
     "SuperGraph",
     "Token",
     "TopTokens",
+    "Tracer",
     "Validation",
+    "attribution_graphs",
     "compare",
     "merge",
 }

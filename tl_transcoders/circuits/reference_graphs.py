@@ -122,7 +122,7 @@ class Cut:
 
     def _linear(self, layer: int, value: Tensor) -> Tensor:
         """The same, with leaves of zeros beside what the MLP reads and writes: (mlp(x) − J x) · g = mlp(x) · g − x · Jᵀ g."""
-        block = self.run.model.anatomy.blocks[layer]
+        block = self.run.model.anatomy.with_constant_scales().blocks[layer]
         read = block.ln2(self.streams["mlp_in", layer])
         of_read, of_written = torch.zeros_like(read), torch.zeros_like(value)
         self.leaves["mlp_in", layer] = of_read.requires_grad_()

@@ -59,17 +59,19 @@ def observe(
     **Raises:** SpliceError where attention is not softmax(scale · q·k) over visible keys (soft-capped scores,
     ALiBi), or differs between the prompts of a batch (padding).
     """
+    points: Any = host.model.hook_dict  # which a bridge builds anew every time it is asked
     names = [
         f"blocks.{layer}.{point}"
         for layer in range(host.n_layers)
         for point in ("hook_resid_pre", "attn.hook_attn_scores", *host.rotary_hooks)
-        if f"blocks.{layer}.{point}" in host.model.hook_dict
+        if f"blocks.{layer}.{point}" in points
     ]
     seen: dict[str, Tensor] = {}
     with quiet(host, keep=keep), ExitStack() as stack, torch.no_grad():
         for name in names:
-            stack.callback(_record(host, name, seen).remove)
-        stack.callback(_record_before(host, "blocks.0.hook_resid_pre", "embed", seen).remove)
+            stack.callback(_record(points[name], name, seen).remove)
+        first = points["blocks.0.hook_resid_pre"]
+        stack.callback(_record_before(first, "embed", seen).remove)
         logits = host.logits(tokens)
         _check_numbers(logits)
         wirings = tuple(_wiring(host, anatomy, layer, seen) for layer in range(host.n_layers))
@@ -91,20 +93,20 @@ def _check_numbers(logits: Tensor) -> None:
         )
 
 
-def _record(host: AbstractHost, name: str, seen: dict[str, Tensor]) -> Any:
+def _record(point: nn.Module, name: str, seen: dict[str, Tensor]) -> Any:
     def keep(_: nn.Module, __: object, value: Tensor) -> None:
         seen[name] = value.detach()
 
-    return host.model.hook_dict[name].register_forward_hook(keep)
+    return point.register_forward_hook(keep)
 
 
-def _record_before(host: AbstractHost, name: str, key: str, seen: dict[str, Tensor]) -> Any:
+def _record_before(point: nn.Module, key: str, seen: dict[str, Tensor]) -> Any:
     """What reaches a hook point before anything that hangs there changes it."""
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen[key] = args[0].detach()
 
-    return host.model.hook_dict[name].register_forward_pre_hook(keep)
+    return point.register_forward_pre_hook(keep)
 
 
 def _block(host: AbstractHost, layer: int) -> Block:

@@ -95,17 +95,18 @@ class Silence:
 
     def __init__(self, hook_points: list[HookPoint], *, keep: set[int]) -> None:
         self._hook_points, self._keep = hook_points, keep
-        self._saved: list[dict[str, OrderedDict[int, Any]]] = []
+        self._saved: list[tuple[HookPoint, str, OrderedDict[int, Any]]] = []
 
     def __enter__(self) -> None:
         for hook_point in self._hook_points:
-            saved = {slot: getattr(hook_point, slot) for slot in self._SLOTS}
-            self._saved.append(saved)
-            for slot, hooks in saved.items():
-                kept = OrderedDict((i, hook) for i, hook in hooks.items() if i in self._keep)
-                setattr(hook_point, slot, kept)
+            attributes = vars(hook_point)
+            for slot in self._SLOTS:
+                hooks = attributes[slot]
+                if hooks:
+                    kept = OrderedDict((i, hook) for i, hook in hooks.items() if i in self._keep)
+                    self._saved.append((hook_point, slot, hooks))
+                    setattr(hook_point, slot, kept)
 
     def __exit__(self, *_: object) -> None:
-        for hook_point, saved in zip(self._hook_points, self._saved, strict=True):
-            for slot, hooks in saved.items():
-                setattr(hook_point, slot, hooks)
+        for hook_point, slot, hooks in self._saved:
+            setattr(hook_point, slot, hooks)
