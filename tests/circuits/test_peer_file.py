@@ -102,6 +102,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_tokens": torch.ones(6)}, "input_tokens"),
     ({"selected_features": torch.full((8,), 10**6)}, "adjacency_matrix"),
     ({"active_features": "x"}, "no tensor active_features"),
+    ({"active_features": torch.tensor(3)}, "no tensor active_features"),
+    ({"activation_values": torch.full((56,), float("nan"))}, "activation_values"),
 ]
 
 

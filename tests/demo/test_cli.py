@@ -26,6 +26,7 @@ def test_the_demo_prints_its_parts(tmp_path: Path) -> None:
         "replacement score",
         "key nodes",
         "strongest edges",
+        "Strongest paths from '42'",
     ):
         assert part in " ".join(result.output.split())
     for noise in ("Origin", "<|"):

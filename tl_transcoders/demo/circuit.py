@@ -10,7 +10,7 @@ from tl_transcoders.demo.loading import load_transcoders
 from tl_transcoders.splice import splice
 
 ANSWER, WRONG = "64", "14"
-N_NODES, N_EDGES = 8, 10
+N_NODES, N_EDGES, N_PATHS = 8, 8, 4
 
 
 def traced(model: Any) -> Graph:
@@ -46,6 +46,17 @@ def strongest_edges(graph: Graph) -> Table:
         )
         table.add_row(*ends, f"{effect:+.2f}")
     return table
+
+
+def strongest_paths(graph: Graph) -> str:
+    """The ways from the embedding with the most influence to what is explained, as lines."""
+    start = graph.nodes[int((graph.influence() * graph.nodes.is_a("embed")).argmax())]
+    found = graph.paths(start, graph.outcomes[0], k=N_PATHS)
+    lines = (
+        f"  {' → '.join(graph.label(node) for node in path.nodes)}   {path.strength:.1%}"
+        for path in found
+    )
+    return "\n".join([f"Strongest paths from {_word(graph, start)!r}, by share:", *lines, ""])
 
 
 def _word(graph: Graph, node: GraphNode) -> str:

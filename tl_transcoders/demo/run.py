@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tl_transcoders.demo.circuit import key_nodes, strongest_edges, summary, traced
+from tl_transcoders.demo.circuit import key_nodes, strongest_edges, strongest_paths, summary, traced
 from tl_transcoders.demo.data import PROMPT, greater_than_score, training_tokens
 from tl_transcoders.demo.features import ActiveFeature, active_features
 from tl_transcoders.demo.loading import load_model, load_transcoders
@@ -44,6 +44,7 @@ def run(console: Console, out: Path) -> None:
     graph = traced(model)
     pruned = graph.prune()
     console.print(summary(graph, pruned), key_nodes(pruned), strongest_edges(pruned), sep="\n")
+    console.print(strongest_paths(pruned), highlight=False)
     pruned.save_html(out)
     console.print(f"All of it as a page: {out}\n", soft_wrap=True)
     console.print("The transcoders are out again, and the model is what it was.")

@@ -140,7 +140,8 @@ class Drawing:
         for i, word in enumerate(graph.words):
             n = int((self.left[i + 1] - self.left[i]) / LETTER) - 1
             shown = _shown(word) if len(_shown(word)) <= n else f"{_shown(word)[: n - 1]}…"
-            yield f'<text x="{self.left[i] + 6:.0f}" y="{y:.0f}">{escape(shown)}</text>'
+            middle = (self.left[i] + self.left[i + 1]) / 2
+            yield f'<text x="{middle:.0f}" y="{y:.0f}" text-anchor="middle">{escape(shown)}</text>'
 
     def _edges(self, graph: "Graph", names: dict[int, str]) -> Iterator[str]:
         source, target = graph.source[self.edges].tolist(), graph.target[self.edges].tolist()

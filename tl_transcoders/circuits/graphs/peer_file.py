@@ -96,11 +96,7 @@ class PeerGraph:
             "input_tokens": (len(tokens),),
         }
         for name, shape in shapes.items():
-            floats = name in ("adjacency_matrix", "activation_values", "logit_probabilities")
-            right = tensors[name].is_floating_point() == floats
-            if tuple(tensors[name].shape) != shape or not right:
-                kind = f"{name} {tuple(tensors[name].shape)} of {tensors[name].dtype}"
-                raise _wrong(path, kind, f"{shape} of {'floats' if floats else 'integers'}")
+            _check_tensor(path, name, tensors[name], shape)
         _check_range(path, "selected_features", selected, len(active))
         _check_range(path, "layers of features", active[:, 0], n_layers)
         _check_range(path, "positions of features", active[:, 1], len(tokens))
@@ -132,11 +128,15 @@ def _saved(path: Path) -> Mapping[str, Any]:
     found = read_torch(path)
     absent = TENSORS
     if isinstance(found, dict):
-        absent = tuple(name for name in TENSORS if not isinstance(found.get(name), Tensor))
+        absent = tuple(name for name in TENSORS if not _is_array(found.get(name)))
     if absent:
         raise _wrong(path, f"no tensor {absent[0]}", f"{', '.join(TENSORS)}")
     assert isinstance(found, dict)
     return found
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _outcomes(path: Path, targets: Any) -> dict[int, str]:
@@ -156,6 +156,15 @@ def _is_pair(pair: Any) -> bool:
             return token >= 0
         case _:
             return False
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    floats = name in ("adjacency_matrix", "activation_values", "logit_probabilities")
+    if tuple(tensor.shape) != shape or tensor.is_floating_point() != floats:
+        got = f"{name} {tuple(tensor.shape)} of {tensor.dtype}"
+        raise _wrong(path, got, f"{shape} of {'floats' if floats else 'integers'}")
+    if not tensor.isfinite().all():
+        raise _wrong(path, f"{name} with numbers that are not finite", "finite numbers")
 
 
 def _check_range(path: Path, what: str, values: Tensor, n: int) -> None:
