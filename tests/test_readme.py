@@ -15,7 +15,7 @@ PAGES = {
     "docs/circuits.md": 9,
     "docs/tutorials/greater_than.md": 5,
     "docs/graphs.md": 3,
-    "docs/weights.md": 5,
+    "docs/weights.md": 6,
 }
 
 
