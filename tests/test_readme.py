@@ -14,8 +14,8 @@ PAGES = {
     "docs/formats.md": 4,
     "docs/circuits.md": 9,
     "docs/tutorials/greater_than.md": 5,
-    "docs/graphs.md": 5,
-    "docs/weights.md": 5,
+    "docs/graphs.md": 7,
+    "docs/weights.md": 6,
 }
 
 

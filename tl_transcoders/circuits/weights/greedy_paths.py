@@ -129,7 +129,10 @@ class Search:
     def _check_sum(self, terms: Terms, reading: Reading) -> None:
         total = float(terms.value.sum()) + terms.bias
         size = float(terms.value.abs().sum()) + abs(terms.bias)
-        gap = abs(total - reading.value) / max(size, 1e-30)
+        # A direction that meets nothing of a large stream reads its rounding.
+        x, vector = self._reader.stream(reading), reading.vector
+        rounding = 8 * torch.finfo(x.dtype).eps * float(x.norm() * vector.norm())
+        gap = max(abs(total - reading.value) - rounding, 0.0) / max(size, 1e-30)
         self._gap = max(self._gap, gap)
         tolerance = TOLERANCE.get(self._reader.frame.run.embed.dtype, 0.05)
         if not gap <= tolerance:

@@ -77,7 +77,8 @@ class Account:
 class Paths:
     """The strongest paths into a target by their length, `levels[n]` those of n steps; and the accounts of nodes expanded.
 
-    `gap` is the largest |Σ of all terms − value| of a node expanded, in units of Σ |terms|.
+    `gap` is the largest |Σ of all terms − value| of a node expanded, in units of Σ |terms|,
+    less what rounding of the stream it reads explains.
     """
 
     levels: tuple[tuple[Path, ...], ...]

@@ -64,6 +64,14 @@ class Reader:
         self.frame = frame
         self._values = cache(self._values_of)
 
+    def stream(self, reading: Reading) -> Float[Tensor, " d_model"]:
+        """x, what it reads of."""
+        frame, layer, pos = self.frame, reading.mlps, reading.pos
+        if layer == frame.n_layers:
+            return frame.run.resid_final[0, pos].to(frame.dtype)
+        spot = "resid_pre" if isinstance(reading.node, Head) else "mlp_in"
+        return frame.value(spot, layer)[pos]
+
     def terms(self, reading: Reading) -> Terms:
         """All that contributes to a reading: Σ value + bias = reading.value."""
         frame, v, pos = self.frame, reading.vector, reading.pos
