@@ -3,8 +3,8 @@
 `python -m examples.capital_of_france` splices transcoders for all 30 MLPs (trained on first use, see
 `examples.all_layers`), makes the attribution graph of " Paris" against " Berlin" behind "The capital of France is",
 and prints the strongest part of it. Then it asks the model, everything live: the key features are switched off, and
-exchanged for those of "The capital of Germany is". As many active features that the graph calls unimportant are the
-control.
+exchanged for those of "The capital of Germany is". As many active features of which the graph says that they do least are
+the control.
 """
 
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ def main(
     with tlt.splice(model, trained(model), error="keep", exclude=[BOS]) as spliced:
         france, germany = (explain(spliced, *country, budget) for country in (FRANCE, GERMANY))
         show(france)
-        key, other, idle = france.key(n_key), germany.key(n_key), france.key(n_key, least=True)
+        key, other, idle = france.key(n_key), germany.key(n_key), france.idle(n_key)
         edits: dict[str, Mapping[Node, Edit]] = {
             "nothing": {},
             f"{n_key} key features off": off(key),
-            f"{n_key} unimportant features off": off(idle),
+            f"{n_key} idle features off": off(idle),
             f"{n_key} key features exchanged for Germany's": off(key) | on(other),
         }
         console.print(effects(spliced, france, edits))
@@ -58,15 +58,24 @@ class Explained:
     asked: tuple[str, str]
     graph: tlt.Graph
 
-    def key(self, n: int, *, least: bool = False) -> dict[Node, float]:
-        """The features with most influence on the answer (or least), and their activations."""
-        features = self.graph.nodes.is_a("feature").nonzero()[:, 0]
-        order = features[self.graph.influence()[features].argsort(descending=not least)][:n]
-        nodes = self.graph.nodes.take(order)
-        values = self.graph.activation[order].tolist()
+    def key(self, n: int) -> dict[Node, float]:
+        """The features that put the first token ahead most, over all paths together, and their activations."""
+        return self._features(self._total.argsort(descending=True), n)
+
+    def idle(self, n: int) -> dict[Node, float]:
+        """As many that do least to it."""
+        return self._features(self._total.abs().argsort(), n)
+
+    @property
+    def _total(self) -> Tensor:
+        return self.graph.total_effects()[:, 0]
+
+    def _features(self, order: Int[Tensor, " node"], n: int) -> dict[Node, float]:
+        chosen = order[self.graph.nodes.is_a("feature")[order]][:n]
+        values = self.graph.activation[chosen].tolist()
         return {
             node: value
-            for node, value in zip(nodes, values, strict=True)
+            for node, value in zip(self.graph.nodes.take(chosen), values, strict=True)
             if isinstance(node, Feature)
         }
 
