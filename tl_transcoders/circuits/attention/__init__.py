@@ -4,3 +4,8 @@ from tl_transcoders.circuits.attention.loadings import HeadLoadings as HeadLoadi
 from tl_transcoders.circuits.attention.loadings import LoadingTable as LoadingTable
 from tl_transcoders.circuits.attention.loadings import head_loadings as head_loadings
 from tl_transcoders.circuits.attention.loadings import loading_table as loading_table
+from tl_transcoders.circuits.attention.qk import QKAttribution as QKAttribution
+from tl_transcoders.circuits.attention.qk import qk_attribution as qk_attribution
+from tl_transcoders.circuits.attention.row import AttentionRow as AttentionRow
+from tl_transcoders.circuits.attention.row import RowTerm as RowTerm
+from tl_transcoders.circuits.attention.row import attention_row as attention_row

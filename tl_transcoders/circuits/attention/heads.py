@@ -60,6 +60,13 @@ class Heads:
         W_O = self.block.attention.W_O.flatten(0, 1).to(z.dtype)
         return pushed(self.block.ln1_post, self.written, z.flatten(2) @ W_O, bias=False)
 
+    def write_one(
+        self, z: Float[Tensor, "n d_head"], head: int, pos: int
+    ) -> Float[Tensor, "n d_model"]:
+        """The same of one head at one position."""
+        raw = z @ self.block.attention.W_O[head].to(z.dtype)
+        return pushed(self.block.ln1_post, self.written[pos], raw, bias=False)
+
     def each(self) -> Float[Tensor, "pos head d_model"]:
         """What every head of the run writes into the stream, the biases of its values included."""
         W_O = self.block.attention.W_O.to(self.z.dtype)
