@@ -23,7 +23,7 @@ from tests.cases import (
     tokenizer,
     tokens,
 )
-from tests.circuits.attention_cases import CLT, LAST, PROMPT, SKIP, spliced_with
+from tests.circuits.attention_cases import LAST, PROMPT, SKIP, every_host, spliced_with
 from tests.circuits.truth import Truth
 from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.attention import (
@@ -42,9 +42,6 @@ from tl_transcoders.transcoders import TopK
 
 pytestmark = only_in_the_whole_table
 HEAD = Head(2, 1)
-every_host = pytest.mark.parametrize(
-    ("host", "kind"), [(host, (SKIP, CLT)[i % 2]) for i, host in enumerate(HOSTS)], ids=case_id
-)
 every_truth = pytest.mark.parametrize(("truth", "host"), TRUTHS, ids=case_id)
 
 

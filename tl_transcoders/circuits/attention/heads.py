@@ -78,6 +78,13 @@ class Heads:
         own = self.block.attention.b_O.to(self.z.dtype).expand_as(self.written)
         return pushed(self.block.ln1_post, self.written, own, bias=True)
 
+    def value_bias(self) -> Float[Tensor, "pos head d_head"]:
+        """What heads mix of the biases of their values and of the norm before them."""
+        attention, dtype = self.block.attention, self.z.dtype
+        v = torch.einsum("d,gde->ge", self.block.ln1.bias, attention.W_V) + attention.b_V
+        v = v.repeat_interleave(attention.heads_per_group, dim=0).to(dtype)
+        return torch.einsum("hqk,he->qhe", self.pattern, v)
+
     def read(self, g: Float[Tensor, "n pos d_model"]) -> Float[Tensor, "n pos head d_head"]:
         """The gradient of z from that of the stream behind attention."""
         post, W_O = self.block.ln1_post, self.block.attention.W_O
