@@ -169,6 +169,18 @@ def test_it_can_be_pruned_and_still_sums(explained: Graph) -> None:
     assert 0 < pruned.replacement_score < 1
 
 
+def test_ways_through_heads_are_among_the_strongest(explained: Graph, tmp_path: Path) -> None:
+    (head, *_), target = heads_of(explained), explained.outcomes[0]
+    row = edges_into(explained, head)
+    source = max((s for s in row if not isinstance(s, Bias)), key=lambda s: abs(row[s]))
+    for by in ("share", "effect"):
+        ways = explained.paths(source, target, k=500, by=by)
+        assert any(head in way.nodes for way in ways)
+    assert explained.path_length > 1
+    explained.save_html(tmp_path / "graph.html")
+    assert 'class="node head"' in (tmp_path / "graph.html").read_text(encoding="utf-8")
+
+
 def test_a_file_holds_its_heads(explained: Graph, tmp_path: Path) -> None:
     explained.save(tmp_path / "graph.safetensors")
     again = Graph.load(tmp_path / "graph.safetensors")

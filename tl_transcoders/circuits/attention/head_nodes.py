@@ -182,7 +182,7 @@ class Build:
         return replace(
             graph,
             nodes=self.nodes,
-            activation=torch.cat([graph.activation, graph.activation.new_zeros(len(self.chosen))]),
+            activation=torch.cat([graph.activation, self.value[n:].to(graph.activation)]),
             weight=self.weight,
             value=self.value,
             left_out=self.left_out,
