@@ -79,13 +79,13 @@ def test_the_induction_head_matches_what_a_previous_token_head_wrote(case: Case)
     assert looking.max() > 0.5
 
 
-def test_its_row_ranks_that_match_first(case: Case) -> None:
+def test_its_row_ranks_that_key_first(case: Case) -> None:
     target = int(case.run.tokens[0, case.after])
     row = attention_row(case.spliced, case.run, head=case.head, query=-1, target=target)
     torch.testing.assert_close(row.pattern, row.scores.softmax(0), atol=1e-5, rtol=1e-3)
     best = row.top(1)[0]
     assert best.key == case.after
-    assert isinstance(best.key_source, Head)
+    assert best.effect == pytest.approx(best.term * float(row.pull[best.key]))
 
 
 def test_loadings_and_paths_sum_to_their_edges(case: Case) -> None:
