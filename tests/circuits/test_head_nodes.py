@@ -26,7 +26,7 @@ from tl_transcoders.circuits.attention import loading_table, with_heads
 from tl_transcoders.circuits.graphs import Bias, Difference, Graph, attribution_graph
 from tl_transcoders.circuits.graphs.influence import shares
 from tl_transcoders.circuits.graphs.nodes import write
-from tl_transcoders.circuits.graphs.validate import Removal
+from tl_transcoders.circuits.graphs.removal import Removal
 from tl_transcoders.circuits.nodes import Embed, Feature, Head
 from tl_transcoders.circuits.reference_attention import effect_without
 from tl_transcoders.errors import ConfigError

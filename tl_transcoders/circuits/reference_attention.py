@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable
-from tl_transcoders.circuits.graphs.validate import Removable, Removal
+from tl_transcoders.circuits.graphs.removal import Removable, Removal
 from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.splice.trace.run import Run
 

@@ -25,34 +25,36 @@ class Parts:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apart:
-    """A reading at every position, as a sum over slots of sources, heads of earlier layers, and biases.
+    """A reading at every position, as a sum over sources, heads of earlier layers, and biases.
 
     `bias[:, l]` is what layer l adds whatever it reads, besides the value biases of heads, which heads write.
     """
 
     sources: Sources
     layer: int
-    slots: Float[Tensor, "pos slot e"]
+    nodes: Float[Tensor, "source e"]
+    """By the number of the source; 0 for those of later layers."""
     heads: Float[Tensor, "pos earlier head e"]
     bias: Float[Tensor, "pos upto e"]
 
     def at(self, pos: int) -> Parts:
         """The sum at a position."""
-        number = self.sources.node[pos]
-        there = number >= 0
-        table = self.sources.table.take(number[there])
-        before = table.is_a("embed") | (table.layer < self.layer)
+        number = [pos]
+        for nodes in self.sources.layers[: self.layer]:
+            number += range(nodes.start[pos], nodes.start[pos + 1])
         earlier, n_heads = self.heads.shape[1:3]
         heads = (Head(layer, h, None, pos) for layer in range(earlier) for h in range(n_heads))
         biases = (Bias(layer) for layer in range(self.layer + 1))
         n_layers = self.sources.frame.n_layers
         return Parts(
             NodeTable.joined(
-                [table.take(before), NodeTable.of(heads, n_layers), NodeTable.of(biases, n_layers)]
+                [
+                    self.sources.table.take(torch.tensor(number)),
+                    NodeTable.of(heads, n_layers),
+                    NodeTable.of(biases, n_layers),
+                ]
             ),
-            torch.cat(
-                [self.slots[pos][there][before], self.heads[pos].flatten(0, 1), self.bias[pos]]
-            ),
+            torch.cat([self.nodes[number], self.heads[pos].flatten(0, 1), self.bias[pos]]),
         )
 
 
@@ -61,11 +63,14 @@ def take_apart(
 ) -> Apart:
     """Readings `g` of the stream before a layer, position by position: through skip connections, not through heads."""
     frame, biases = passage.frame, []
-    slots = g.new_zeros(g.shape[1], sources.node.shape[1], len(g))
+    nodes = g.new_zeros(len(sources.table), len(g))
     heads = []
     for below in reversed(range(layer)):
-        for where, vectors in sources.writing(below):
-            slots[:, where] += torch.einsum("pkd,epd->pke", vectors, g)
+        for written in sources.written(below):
+            theirs = sources.layers[written.source]
+            for pos in range(frame.length):
+                here, numbers = theirs.at(pos), slice(theirs.start[pos], theirs.start[pos + 1])
+                nodes[numbers] += written.vectors[here] @ g[:, pos].T
         bias = torch.einsum("pd,epd->pe", sources.bias(below), g)
         passed = passage.skip_back(below, g)
         pre = g if passed is None else g + passed
@@ -74,13 +79,14 @@ def take_apart(
         heads.append(torch.einsum("phd,epd->phe", own.each(), mid))
         biases.append(bias + torch.einsum("pd,epd->pe", own.bias(), mid))
         g = pre
-    slots[:, 0] = torch.einsum("pd,epd->pe", frame.run.embed[0].to(g.dtype), g)
+    embedded = torch.einsum("pd,epd->pe", frame.run.embed[0].to(g.dtype), g)
+    nodes[: frame.length] = embedded
     n_heads = frame.block(layer).attention.n_heads
     none = [g.new_zeros(g.shape[1], 0, n_heads, len(g))]
     return Apart(
         sources=sources,
         layer=layer,
-        slots=slots,
+        nodes=nodes,
         heads=torch.stack(heads[::-1], dim=1) if heads else none[0],
-        bias=torch.stack([*biases[::-1], torch.zeros_like(slots[:, 0])], dim=1),
+        bias=torch.stack([*biases[::-1], torch.zeros_like(embedded)], dim=1),
     )

@@ -20,11 +20,12 @@ from tl_transcoders.circuits.attention.prompt import check_head
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.influence import influence, shares
 from tl_transcoders.circuits.graphs.nodes import NodeTable
-from tl_transcoders.circuits.graphs.sources import NOTHING, Sources
+from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head, write_node
 from tl_transcoders.errors import ConfigError
 
 MEMORY: Final = 1 << 28
+NOTHING: Final = -1
 
 
 @torch.no_grad()
@@ -164,7 +165,7 @@ class Build:
             cut=Passage.of(whole.frame, chosen),
             whole=whole,
             chosen=chosen,
-            sources=Sources.of(whole.frame),
+            sources=Sources.of(whole.frame, {}),
             weight=torch.cat([graph.weight, zeros.to(graph.weight)]),
             value=torch.cat([graph.value, zeros + float("nan")]),
             left_out=torch.zeros(len(graph.nodes) + len(chosen), dtype=graph.value.dtype),
@@ -199,23 +200,22 @@ class Build:
         return target, source, effect
 
     def _columns(self) -> Int[Tensor, " column"]:
-        """Which node every slot, every bias and every head is; NOTHING where the graph does not have it."""
-        graph, slots = self.graph, self.sources.node
+        """Which node every source, every bias and every head is; NOTHING where the graph does not have it."""
+        graph = self.graph
         number = {tuple(row): i for i, row in enumerate(graph.nodes.rows.tolist())}
         table = [number.get(tuple(row), NOTHING) for row in self.sources.table.rows.tolist()]
-        slot = torch.where(slots >= 0, torch.tensor(table)[slots.clamp(min=0)], NOTHING)
         biases = torch.full((graph.n_layers + 1,), NOTHING)
         (own,) = graph.nodes.is_a("bias").nonzero(as_tuple=True)
         biases[graph.nodes.layer[own]] = own
         heads = len(graph.nodes) + torch.arange(len(self.chosen))
-        return torch.cat([slot.flatten(), biases, heads])
+        return torch.cat([torch.tensor(table), biases, heads])
 
     def _add(
         self, number: Int[Tensor, " n"], reading: Readings, node: Int[Tensor, " column"]
     ) -> None:
         """The rows of some targets."""
         swept = sweep(self.cut, self.sources, reading, self.chosen)
-        scores = torch.cat([swept.slots.flatten(1), swept.bias, swept.heads], dim=1).cpu()
+        scores = torch.cat([swept.nodes, swept.bias, swept.heads], dim=1).cpu()
         value = reading.value.cpu()
         size = scores.abs().sum(1).clamp(min=1e-30)
         self.gap = max(self.gap, float(((scores.sum(1) - value).abs() / size).max()))

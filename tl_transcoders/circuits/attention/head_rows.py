@@ -52,9 +52,9 @@ class Readings:
 @final
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Rows of n targets: scores of slots, of biases, of chosen heads, and the gradients of what these mix."""
+    """Rows of n targets: scores of sources, of biases, of chosen heads, and the gradients of what these mix."""
 
-    slots: Float[Tensor, "n pos slot"]
+    nodes: Float[Tensor, "n source"]
     bias: Float[Tensor, "n layer"]
     heads: Float[Tensor, "n chosen"]
     gradient: Float[Tensor, "n chosen d_head"]
@@ -73,7 +73,7 @@ def sweep(passage: Passage, sources: Sources, reading: Readings, chosen: Sequenc
     like = frame.run.embed[0].to(frame.dtype)
     d_head = frame.block(0).attention.W_O.shape[1]
     found = Swept(
-        like.new_zeros(n, *sources.node.shape),
+        like.new_zeros(n, len(sources.table)),
         reading.bias.clone(),
         like.new_zeros(n, len(chosen)),
         like.new_zeros(n, len(chosen), d_head),
@@ -81,8 +81,11 @@ def sweep(passage: Passage, sources: Sources, reading: Readings, chosen: Sequenc
     pre = reading.placed.at((0, "pre"), like)
     for level in descend(passage, reading.placed, reading.before):
         layer, heads, pre = level.layer, passage.heads[level.layer], level.pre
-        for where, vectors in sources.writing(layer):
-            found.slots[:, :, where] += torch.einsum("pkd,npd->npk", vectors, level.post)
+        for written in sources.written(layer):
+            theirs = sources.layers[written.source]
+            for pos in range(frame.length):
+                here, numbers = theirs.at(pos), slice(theirs.start[pos], theirs.start[pos + 1])
+                found.nodes[:, numbers] += level.post[:, pos] @ written.vectors[here].T
         own = heads.bias() + heads.write(heads.value_bias()[None])[0]
         found.bias[:, layer] += level.post.flatten(1) @ sources.bias(layer).flatten()
         found.bias[:, layer] += level.mid.flatten(1) @ own.flatten()
@@ -91,7 +94,7 @@ def sweep(passage: Passage, sources: Sources, reading: Readings, chosen: Sequenc
                 found.gradient[:, i] = level.z[:, head.pos, head.head]
                 found.heads[:, i] = level.z[:, head.pos, head.head] @ heads.z[head.pos, head.head]
     if pre is not None:
-        found.slots[:, :, 0] = torch.einsum("npd,pd->np", pre, like)
+        found.nodes[:, : frame.length] = torch.einsum("npd,pd->np", pre, like)
     return found
 
 

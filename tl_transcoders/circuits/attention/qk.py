@@ -101,7 +101,7 @@ def qk_attribution(
     if not run.wirings[head.layer].visible[query, key]:
         raise unseen(head, query, key)
     frame = Frame.of(run)
-    passage, sources = Passage.of(frame), Sources.of(frame)
+    passage, sources = Passage.of(frame), Sources.of(frame, {})
     q, k = (Turned.of(passage, sources, head, side) for side in ("q", "k"))
     scale = frame.run.wirings[head.layer].scale
     return attributed(

@@ -152,7 +152,7 @@ def attention_row(
     check_head(run, head, "attention_row")
     query = inside(run, query, "attention_row, query")
     frame = Frame.of(run)
-    passage, sources = Passage.of(frame), Sources.of(frame)
+    passage, sources = Passage.of(frame), Sources.of(frame, {})
     q, k = (Turned.of(passage, sources, head, side) for side in ("q", "k"))
     wiring, layer = run.wirings[head.layer], head.layer
     seen = wiring.visible[query].to(frame.run.embed.device)
