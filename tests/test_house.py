@@ -93,6 +93,20 @@ OF_EVALUATION = {
 }
 """Those reached through `tl_transcoders.evaluation`."""
 
+OF_ATTENTION = {
+    "AttentionRow",
+    "HeadLoadings",
+    "HeadPath",
+    "HeadPaths",
+    "LoadingTable",
+    "QKAttribution",
+    "RowTerm",
+    "attention_row",
+    "head_path",
+    "head_paths",
+    "loading_table",
+}
+"""Those reached through `tl_transcoders.circuits.attention`."""
 OF_CIRCUITS = {
     "Curve",
     "Faithfulness",
@@ -124,7 +138,7 @@ def test_import_contracts_hold() -> None:
 
 def test_public_names_are_the_documented_names() -> None:
     elsewhere = OF_HUB | OF_PATCHING | OF_ATTRIBUTION | OF_CIRCUITS | OF_GRAPHS
-    elsewhere |= OF_WEIGHTS | OF_EVALUATION
+    elsewhere |= OF_WEIGHTS | OF_EVALUATION | OF_ATTENTION
     assert set(tlt.__all__) | elsewhere == documented("api.md")
 
 

@@ -16,6 +16,7 @@ PAGES = {
     "docs/tutorials/greater_than.md": 5,
     "docs/graphs.md": 7,
     "docs/weights.md": 6,
+    "docs/attention.md": 4,
 }
 
 

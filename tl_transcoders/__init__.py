@@ -23,6 +23,9 @@ from tl_transcoders.transcoders import TranscoderConfig as TranscoderConfig
 from tl_transcoders.transcoders import TranscoderSet as TranscoderSet
 
 if TYPE_CHECKING:
+    from tl_transcoders.circuits.attention import head_loadings as head_loadings
+    from tl_transcoders.circuits.attention import qk_attribution as qk_attribution
+    from tl_transcoders.circuits.attention import with_heads as with_heads
     from tl_transcoders.circuits.attribution import Attribution as Attribution
     from tl_transcoders.circuits.attribution import AttributionPatching as AttributionPatching
     from tl_transcoders.circuits.attribution import FrozenLinear as FrozenLinear
@@ -80,11 +83,14 @@ _LATER: Final = {
     "attribute": "tl_transcoders.circuits.attribution",
     "attribution_graph": "tl_transcoders.circuits.graphs",
     "evaluate": "tl_transcoders.evaluation",
+    "head_loadings": "tl_transcoders.circuits.attention",
     "intervene": "tl_transcoders.circuits.interventions",
     "intervening": "tl_transcoders.circuits.interventions",
     "path_patch": "tl_transcoders.circuits.patching",
+    "qk_attribution": "tl_transcoders.circuits.attention",
     "train": "tl_transcoders.training",
     "train_cross_layer": "tl_transcoders.training",
+    "with_heads": "tl_transcoders.circuits.attention",
 }
 """Names whose modules are imported when they are first used, so that importing the package is quick."""
 
@@ -126,17 +132,20 @@ __all__ = [
     "attribution_graph",
     "check",
     "evaluate",
+    "head_loadings",
     "intervene",
     "intervening",
     "load",
     "path_patch",
     "push_to_hub",
+    "qk_attribution",
     "releases",
     "save",
     "splice",
     "train",
     "train_cross_layer",
     "unsplice",
+    "with_heads",
 ]
 
 

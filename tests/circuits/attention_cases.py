@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import pytest
 from torch import Tensor
 
-from tests.cases import Host, Kind, tokens
+from tests.cases import HOSTS, Host, Kind, tokens
 from tests.circuits.truth import Truth
 from tl_transcoders.circuits.graphs import Graph, Token
 from tl_transcoders.circuits.nodes import Feature
@@ -17,6 +18,20 @@ CLT = Kind("clt-skip", TopK(5), skip=True, cross_layer=True)
 PROMPT = tokens(1)
 LAST = PROMPT.shape[1] - 1
 TOKEN = Token(3, LAST)
+QUICK = {"gpt2-bridge-raw", "llama-gqa-bridge-processed", "neox-bridge-raw", "gemma3-bridge-raw"}
+"""Every architecture once; the other hosts are for make test-real."""
+every_host = pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        pytest.param(
+            host,
+            kind := (SKIP, CLT)[i % 2],
+            id=f"{host}-{kind}",
+            marks=() if str(host) in QUICK else pytest.mark.slow,
+        )
+        for i, host in enumerate(HOSTS)
+    ],
+)
 
 
 def spliced_with(host: Host, kind: Kind = SKIP, **options: Any) -> Spliced:

@@ -7,12 +7,12 @@ import torch
 
 from tests.cases import BOS, HOSTS, Host, Kind, case_id, only_in_the_whole_table
 from tests.circuits.attention_cases import (
-    CLT,
     LAST,
     PROMPT,
     SKIP,
     TOKEN,
     edges_into,
+    every_host,
     features,
     run_of,
     spliced_with,
@@ -28,8 +28,6 @@ from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import splice
 
 pytestmark = only_in_the_whole_table
-every_host = pytest.mark.parametrize("host", HOSTS, ids=case_id)
-every_kind = pytest.mark.parametrize("kind", [SKIP, CLT], ids=case_id)
 every_truth = pytest.mark.parametrize(("truth", "host"), TRUTHS, ids=case_id)
 
 
@@ -41,9 +39,7 @@ def assert_sums(table: LoadingTable, edges: dict[Any, float], tolerance: float) 
     torch.testing.assert_close(split, expected[:, None].expand_as(split), atol=size, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("host", "kind"), [(host, (SKIP, CLT)[i % 2]) for i, host in enumerate(HOSTS)], ids=case_id
-)
+@every_host
 def test_heads_and_what_goes_past_them_sum_to_the_edge(host: Host, kind: Kind) -> None:
     with spliced_with(host, kind, exclude=[BOS]) as spliced:
         graph = attribution_graph(spliced, PROMPT, targets=[3])
@@ -55,7 +51,6 @@ def test_heads_and_what_goes_past_them_sum_to_the_edge(host: Host, kind: Kind) -
 
 @pytest.mark.slow
 @every_host
-@every_kind
 def test_a_head_that_notices_nothing_takes_its_loading_away(host: Host, kind: Kind) -> None:
     with spliced_with(host, kind) as spliced:
         graph = attribution_graph(spliced, PROMPT, targets=[3])

@@ -60,6 +60,13 @@ class Heads:
         W_O = self.block.attention.W_O.flatten(0, 1).to(z.dtype)
         return pushed(self.block.ln1_post, self.written, z.flatten(2) @ W_O, bias=False)
 
+    def write_one(
+        self, z: Float[Tensor, "n d_head"], head: int, pos: int
+    ) -> Float[Tensor, "n d_model"]:
+        """The same of one head at one position."""
+        raw = z @ self.block.attention.W_O[head].to(z.dtype)
+        return pushed(self.block.ln1_post, self.written[pos], raw, bias=False)
+
     def each(self) -> Float[Tensor, "pos head d_model"]:
         """What every head of the run writes into the stream, the biases of its values included."""
         W_O = self.block.attention.W_O.to(self.z.dtype)
@@ -70,6 +77,13 @@ class Heads:
         """What attention adds besides its heads: the biases of its output and of its post-norm."""
         own = self.block.attention.b_O.to(self.z.dtype).expand_as(self.written)
         return pushed(self.block.ln1_post, self.written, own, bias=True)
+
+    def value_bias(self) -> Float[Tensor, "pos head d_head"]:
+        """What heads mix of the biases of their values and of the norm before them."""
+        attention, dtype = self.block.attention, self.z.dtype
+        v = torch.einsum("d,gde->ge", self.block.ln1.bias, attention.W_V) + attention.b_V
+        v = v.repeat_interleave(attention.heads_per_group, dim=0).to(dtype)
+        return torch.einsum("hqk,he->qhe", self.pattern, v)
 
     def read(self, g: Float[Tensor, "n pos d_model"]) -> Float[Tensor, "n pos head d_head"]:
         """The gradient of z from that of the stream behind attention."""

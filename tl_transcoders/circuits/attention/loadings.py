@@ -23,6 +23,7 @@ from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.errors import ConfigError
 
 MEMORY: Final = 1 << 28
+AT_A_TIME: Final = 128
 
 
 @final
@@ -179,6 +180,8 @@ class Climb:
             assert read is not None
             total = total if entering is None else _dot(entering, read)
         for layer, level in enumerate(self.levels):
+            if layer < sources.first:
+                continue
             entering = sources.at((layer, "pre"), like)
             if entering is not None:
                 x, total = x + entering, total + _dot(entering, level.pre)

@@ -37,6 +37,11 @@ class Placed:
         """Add the vector of a node."""
         self.rows.setdefault(place, []).append((row, pos, vector))
 
+    @property
+    def first(self) -> int:
+        """The first layer at which there is anything."""
+        return min((layer for layer, _ in self.rows), default=0)
+
     def at(
         self, place: Place, like: Float[Tensor, "pos d_model"]
     ) -> Float[Tensor, "n pos d_model"] | None:

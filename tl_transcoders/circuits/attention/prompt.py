@@ -1,0 +1,99 @@
+"""The run whose attention is to be explained, checked before anything is computed from it."""
+
+from typing import Any, Final
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
+from tl_transcoders.splice import Spliced
+from tl_transcoders.splice.trace.run import Run, as_run
+
+Prompt = str | Run | Int[Tensor, "*one pos"]
+SOFT_CAP: Final = "attn_scores_soft_cap"
+
+
+def run_of(spliced: Spliced, prompt: Prompt, what: str) -> Run:
+    """The run of one prompt.
+
+    **Raises:** ShapeError for several prompts; SpliceError for SAEs, and for soft-capped scores.
+    """
+    if not isinstance(spliced, Spliced):
+        raise ConfigError(
+            what,
+            got=f"a {type(spliced).__name__}",
+            expected="a spliced model",
+            do="Call it inside `with tlt.splice(model, transcoders) as spliced:` with `spliced`.",
+        )
+    spliced.check_installed()
+    _check_scores(spliced, what)
+    found: Any = spliced.model.to_tokens(prompt) if isinstance(prompt, str) else prompt
+    run = as_run(spliced, found[None] if isinstance(found, Tensor) and found.ndim == 1 else found)
+    if run.shape[0] != 1:
+        raise ShapeError(
+            f"{what}, prompt",
+            got=f"{run.shape[0]} prompts",
+            expected="one",
+            do="Ask for each prompt.",
+        )
+    if run.model.saes:
+        raise SpliceError(
+            what,
+            got=f"SAEs at layers {sorted(run.model.saes)}",
+            expected="transcoders",
+            do="Splice transcoders; path_patch and attribute know SAEs too.",
+        )
+    return run
+
+
+def check_head(run: Run, head: Head, what: str) -> None:
+    """Raises ConfigError for what is no head of the model."""
+    n_heads = run.model.anatomy.blocks[0].attention.n_heads
+    fits = (
+        isinstance(head, Head)
+        and head.reader is None
+        and 0 <= head.layer < run.model.n_layers
+        and 0 <= head.head < n_heads
+    )
+    if not fits:
+        raise ConfigError(
+            f"{what}, head",
+            got=repr(head),
+            expected=f"a head of layers 0 to {run.model.n_layers - 1}, 0 to {n_heads - 1}",
+            do="Write Head(3, 1).",
+        )
+
+
+def inside(run: Run, pos: int, what: str) -> int:
+    """A position from the front; raises ConfigError for one outside the prompt."""
+    length = run.shape[1]
+    if isinstance(pos, bool) or not isinstance(pos, int) or not -length <= pos < length:
+        raise ConfigError(
+            what,
+            got=f"position {pos!r}",
+            expected=f"one of {length}",
+            do="Choose a position of the prompt.",
+        )
+    return pos % length
+
+
+def unseen(head: Head, query: int, key: int) -> ConfigError:
+    """The error for a key that a query may not see."""
+    return ConfigError(
+        "qk_attribution, key",
+        got=f"position {key}, which position {query} does not see in layer {head.layer}",
+        expected="a key that the query sees",
+        do="Choose an earlier position, within the window of a layer that has one.",
+    )
+
+
+def _check_scores(spliced: Spliced, what: str) -> None:
+    cap = getattr(spliced.model.cfg, SOFT_CAP, None)
+    if cap is not None and cap > 0:
+        raise SpliceError(
+            what,
+            got=f"a model whose attention scores are capped, {cap:g} · tanh(score / {cap:g})",
+            expected="scores that are products of queries and keys",
+            do="A capped score is no sum over pairs of sources; its parts would not add up to it.",
+        )
