@@ -2,9 +2,9 @@
 
 `python -m examples.capital_of_france` splices transcoders for all 30 MLPs (trained on first use, see
 `examples.all_layers`), makes the attribution graph of " Paris" against " Berlin" behind "The capital of France is",
-and prints the strongest part of it. Then it asks the model, everything live: the key features are switched off, and
-exchanged for those of "The capital of Germany is". As many active features of which the graph says that they do least are
-the control.
+and prints the strongest part of it. Then it asks the model, everything live: the features that put " Paris" ahead
+most, says the graph, are switched off, as many others drawn at random are, and they and all features at the
+country's token are exchanged for those of "The capital of Germany is".
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,12 @@ from tl_transcoders.circuits.interventions import Edit
 
 FRANCE: Final = ("France", " Paris", " Berlin")
 GERMANY: Final = ("Germany", " Berlin", " Paris")
+COUNTRY: Final = 4
 console = Console(width=120)
 
 
 def main(
-    n_key: Annotated[int, typer.Option(help="features to switch off or to exchange")] = 100,
+    n_key: Annotated[int, typer.Option(help="features to switch off or to exchange")] = 30,
     budget: Annotated[int, typer.Option(help="features that get a row in the graph")] = 5000,
 ) -> None:
     """Run the example."""
@@ -39,12 +40,14 @@ def main(
     with tlt.splice(model, trained(model), error="keep", exclude=[BOS]) as spliced:
         france, germany = (explain(spliced, *country, budget) for country in (FRANCE, GERMANY))
         show(france)
-        key, other, idle = france.key(n_key), germany.key(n_key), france.idle(n_key)
+        key, others = france.key(n_key), france.others(n_key)
+        here, there = france.at(COUNTRY), germany.at(COUNTRY)
         edits: dict[str, Mapping[Node, Edit]] = {
             "nothing": {},
-            f"{n_key} key features off": off(key),
-            f"{n_key} idle features off": off(idle),
-            f"{n_key} key features exchanged for Germany's": off(key) | on(other),
+            f"the {n_key} key features off": off(key),
+            f"{n_key} others off": off(others),
+            f"the {n_key} key features exchanged": off(key) | on(germany.key(n_key)),
+            "all features of the country exchanged": off(here) | on(there),
         }
         console.print(effects(spliced, france, edits))
 
@@ -62,9 +65,17 @@ class Explained:
         """The features that put the first token ahead most, over all paths together, and their activations."""
         return self._features(self._total.argsort(descending=True), n)
 
-    def idle(self, n: int) -> dict[Node, float]:
-        """As many that do least to it."""
-        return self._features(self._total.abs().argsort(), n)
+    def others(self, n: int) -> dict[Node, float]:
+        """As many active ones, drawn at random from the rest."""
+        rest = self._total.argsort(descending=True)
+        rest = rest[self.graph.nodes.is_a("feature")[rest]][n:]
+        drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))
+        return self._features(rest[drawn], n)
+
+    def at(self, pos: int) -> dict[Node, float]:
+        """All features at a position."""
+        (here,) = (self.graph.nodes.pos == pos).nonzero(as_tuple=True)
+        return self._features(here, len(here))
 
     @property
     def _total(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -37,7 +37,8 @@ class Bent:
         x = frame.value("mlp_in", self.layer)
         read = block.ln2(x)
         with torch.enable_grad(), quiet(frame.run.spliced.host):
-            written, linear = jvp(self._mlp(), read[None], (read - block.ln2.bias)[None])
+            both: Any = jvp(self._mlp(), read[None], (read - block.ln2.bias)[None])
+        written, linear = both
         return (written - linear)[0].detach().to(frame.dtype)
 
     def _pulled(self, g: Tensor) -> Tensor:
