@@ -3,6 +3,8 @@
 import sys
 import time
 
+import torch
+
 from tests.training.models import config, model, tokens
 from tl_transcoders.training import StepReport, train
 
@@ -13,5 +15,8 @@ def slowly(n_tokens: int, _: StepReport) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(
+        1
+    )  # as the tests have: the same bytes are promised for the same number of threads
     given = config(checkpoint=sys.argv[1], checkpoint_every=10**6)
     train(model(), layers=[0, 1], config=given, tokens=tokens(), on_step=slowly)
