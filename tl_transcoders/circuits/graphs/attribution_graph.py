@@ -10,7 +10,9 @@ from tl_transcoders.circuits.graphs.bent import Unspliced
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.outcomes import Target, TopTokens
 from tl_transcoders.circuits.graphs.prompts import Prompt
-from tl_transcoders.circuits.graphs.tracer import TOP, Tracer, check_sizes
+from tl_transcoders.circuits.graphs.tracer import TOP, Tracer
+from tl_transcoders.circuits.sizes import check_sizes
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import Run
 
@@ -59,7 +61,7 @@ def attribution_graph(
     graph.gap, graph.replacement_score, graph.prune().top(10)
     ```
     """
-    check_sizes(max_features=max_features, per_update=per_update)
+    check_sizes("attribution_graph", max_features=max_features, per_update=per_update)
     tracer = Tracer(spliced, prompt, memory=memory, dtype=dtype, unspliced=unspliced)
     return tracer.graph(targets=targets, max_features=max_features, per_update=per_update)
 
@@ -69,6 +71,14 @@ def attribution_graphs(
 ) -> list[Graph]:
     """The graphs of some prompts of any lengths, one after the other; options as of `attribution_graph`.
 
-    The forward passes are a small part of the time, so that padding prompts to run them together would gain nothing.
+    **Raises:** as `attribution_graph`; ConfigError for one text instead of some, or for none.
     """
-    return [attribution_graph(spliced, prompt, **options) for prompt in prompts]
+    each = [prompts] if isinstance(prompts, str) else list(prompts)
+    if isinstance(prompts, str) or not each:
+        raise ConfigError(
+            "attribution_graphs, prompts",
+            got=repr(prompts),
+            expected="a list of one prompt or more",
+            do="Put a single prompt into a list, or call attribution_graph.",
+        )
+    return [attribution_graph(spliced, prompt, **options) for prompt in each]

@@ -21,6 +21,7 @@ from tl_transcoders.circuits.graphs.select import Selection, select
 from tl_transcoders.circuits.graphs.similar import similar_features
 from tl_transcoders.circuits.graphs.super_graph import SuperGraph
 from tl_transcoders.circuits.graphs.validate import Validation, validate
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
 
@@ -150,7 +151,7 @@ class Graph:
         kept = select(self, selection)
         return subgraph(self, kept, kept[self.target.long()] & kept[self.source.long()])
 
-    def number(self, node: GraphNode) -> int:
+    def number(self, node: GraphNode | str) -> int:
         """Where a node stands among `nodes`; raises ConfigError where it is none of them."""
         return self.nodes.find(node, self.n_layers)
 
@@ -165,9 +166,13 @@ class Graph:
         return pruning.prune(self, node=node, edge=edge)
 
     def top(
-        self, n: int, *, target: GraphNode | None = None
+        self, n: int, *, target: GraphNode | str | None = None
     ) -> list[tuple[GraphNode, GraphNode, float]]:
-        """The n strongest edges (into one target), as source, target and effect."""
+        """The n strongest edges (into one target), as source, target and effect.
+
+        **Raises:** ConfigError for n below 1, or a target that is not in the graph.
+        """
+        check_sizes("Graph.top", n=n)
         kept = torch.arange(len(self.effect))
         if target is not None:
             (kept,) = (self.target == self.nodes.find(target, self.n_layers)).nonzero(as_tuple=True)
@@ -182,7 +187,7 @@ class Graph:
         ]
 
     def paths(
-        self, source: GraphNode, target: GraphNode, *, k: int = 5, by: By = "share"
+        self, source: GraphNode | str, target: GraphNode | str, *, k: int = 5, by: By = "share"
     ) -> list[GraphPath]:
         """The k strongest paths from one node to another, strongest first; fewer where there are fewer. Exact.
 
@@ -229,8 +234,9 @@ class Graph:
         With everything frozen every target must change by −effect: `gap`. With the model free to react, the outcomes
         change as far as the graph is a fair account: `rank_correlation`, `influence_correlation`.
 
-        **Raises:** ConfigError for a graph read from a file, which has no model.
+        **Raises:** ConfigError for a graph read from a file, which has no model, or n below 1.
         """
+        check_sizes("Graph.validate", n=n)
         if self.run is None:
             raise ConfigError(
                 "Graph.validate",

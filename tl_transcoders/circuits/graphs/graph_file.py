@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.nodes import KINDS, NodeTable
-from tl_transcoders.errors import TranscoderFormatError
+from tl_transcoders.errors import ConfigError, TranscoderFormatError
 
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
@@ -23,7 +23,11 @@ PLAIN: Final = ("words", "vocabulary", "n_layers", "errors", "gap")
 
 
 def write(path: Path, graph: "Graph") -> None:
-    """Write it beside its place first, so that no half-written file ever stands there."""
+    """Write it beside its place first, so that no half-written file ever stands there.
+
+    **Raises:** ConfigError where the folder does not exist.
+    """
+    check_folder("Graph.save", path)
     tensors = {name: getattr(graph, name).contiguous() for name in (*PER_NODE, *PER_EDGE)}
     tensors |= {"tokens": graph.tokens.contiguous(), "nodes": graph.nodes.rows.contiguous()}
     plain = {name: getattr(graph, name) for name in PLAIN}
@@ -34,6 +38,17 @@ def write(path: Path, graph: "Graph") -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_folder(where: str, path: Path) -> None:
+    """Raises ConfigError for a file in a folder that does not exist."""
+    if not path.parent.is_dir():
+        raise ConfigError(
+            where,
+            got=f"{path}",
+            expected="a file in a folder that exists",
+            do="Make the folder first.",
+        )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -48,7 +63,9 @@ def read(path: Path) -> dict[str, Any]:
                 raise _wrong(path, f"format {header.get('format')!r:.80}", f"{FORMAT!r}, {VERSION}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             plain = json.loads(header.get("graph", "null"))
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, TranscoderFormatError):
             raise
         raise _wrong(path, f"{error}", "a graph that was written whole") from error

@@ -79,7 +79,7 @@ def merge(graphs: Sequence[Graph]) -> MergedGraph:
     merged.top(10, least=3)
     ```
     """
-    graphs = tuple(graphs)
+    graphs = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     check_alike("merge", *graphs)
     places = [_without_positions(graph) for graph in graphs]
     rows, where = torch.unique(torch.cat(places), dim=0, return_inverse=True)
@@ -110,6 +110,9 @@ def merge(graphs: Sequence[Graph]) -> MergedGraph:
 
 def check_alike(what: str, *graphs: Graph) -> None:
     """Raises ConfigError for no graphs, or graphs of models with different numbers of layers."""
+    for graph in graphs:
+        if not isinstance(graph, Graph):
+            raise ConfigError(what, got=repr(graph)[:80], expected="graphs", do="Make them first.")
     layers = sorted({graph.n_layers for graph in graphs})
     if len(layers) != 1:
         raise ConfigError(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, write_node
+from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, parse_node, write_node
 from tl_transcoders.errors import ConfigError
 
 
@@ -113,14 +113,14 @@ class NodeTable:
         """Some of the rows, by number or mask."""
         return NodeTable(self.rows[chosen])
 
-    def find(self, node: GraphNode, n_layers: int) -> int:
+    def find(self, node: GraphNode | str, n_layers: int) -> int:
         """The number of a node; raises ConfigError where it is none of these."""
         wanted = torch.tensor(row(node, n_layers), device=self.rows.device)
         (found,) = (self.rows == wanted).all(1).nonzero(as_tuple=True)
         if not len(found):
             raise ConfigError(
                 "graph",
-                got=f"{write(node)}, which is no node of it",
+                got=f"{node if isinstance(node, str) else write(node)}, which is no node of it",
                 expected="one of graph.nodes",
                 do="Raise max_features, or name it among the targets.",
             )
@@ -140,9 +140,12 @@ def write(node: GraphNode) -> str:
             return write_node(node)
 
 
-def row(node: GraphNode, n_layers: int) -> tuple[int, ...]:
-    """A node as integers; OUTSIDE stands for a position that is not given."""
-    match node:
+def row(node: GraphNode | str, n_layers: int) -> tuple[int, ...]:
+    """A node, or its text, as integers; OUTSIDE stands for a position that is not given.
+
+    **Raises:** ConfigError for what is no node of graphs.
+    """
+    match parse_node(node) if isinstance(node, str) else node:
         case Embed(pos):
             found = "embed", 0, pos, 0, 0
         case Feature(layer, index, pos):
@@ -159,6 +162,13 @@ def row(node: GraphNode, n_layers: int) -> tuple[int, ...]:
             found = "token", n_layers, pos, token, 0
         case Difference(good, bad, pos):
             found = "difference", n_layers, pos, good, bad
+        case _:
+            raise ConfigError(
+                "graph",
+                got=repr(node),
+                expected="a node of a graph, such as tlt.Feature(3, 7, 5), or its text, f3.7@5",
+                do="Take one of graph.nodes.",
+            )
     kind, layer, pos, index, other = found
     return KINDS.index(kind), layer, OUTSIDE if pos is None else pos, index, other
 

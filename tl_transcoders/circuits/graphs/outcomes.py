@@ -49,6 +49,8 @@ class Outcomes:
     @classmethod
     def of(cls, run: Run, targets: TopTokens | Sequence[Target]) -> "Outcomes":
         """Those asked for, checked; raises ConfigError for what the model or the prompt does not have."""
+        if isinstance(targets, str) or not isinstance(targets, TopTokens | Sequence):
+            raise _refusal(repr(targets), "a list of targets", "Put it into a list.")
         if isinstance(targets, TopTokens):
             nodes = _top(run, targets)
         else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_transcoders.circuits.graphs.graph_file import check_folder
 from tl_transcoders.circuits.graphs.nodes import OUTSIDE, write
 from tl_transcoders.errors import ConfigError
 
@@ -34,7 +35,7 @@ svg text {{ font: 11px monospace; fill: #222 }}
 def write_page(path: Path, graph: "Graph", max_edges: int) -> None:
     """Write the page beside its place first, so that no half-written file ever stands there.
 
-    **Raises:** ConfigError for a number of edges below 1.
+    **Raises:** ConfigError for a number of edges below 1, or a folder that does not exist.
     """
     if max_edges < 1:
         raise ConfigError(
@@ -43,6 +44,7 @@ def write_page(path: Path, graph: "Graph", max_edges: int) -> None:
             expected="1 or more",
             do="Leave it out.",
         )
+    check_folder("Graph.save_html", path)
     unfinished = path.with_name(f"{path.name}.part")
     try:
         unfinished.write_text(page(graph, max_edges), encoding="utf-8")

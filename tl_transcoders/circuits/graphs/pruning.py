@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def prune(graph: "Graph", *, node: float, edge: float) -> "Graph":
     """Nodes, then edges among them, then what these leave without a way."""
     for name, share in (("node", node), ("edge", edge)):
-        if not 0 < share <= 1:
+        if not isinstance(share, int | float) or not 0 < share <= 1:
             raise ConfigError(
                 f"Graph.prune, {name}",
                 got=str(share),

@@ -13,7 +13,7 @@ from tl_transcoders.errors import ConfigError
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
-Selection = Callable[[GraphNode], bool] | Iterable[GraphNode]
+Selection = Callable[[GraphNode], bool] | Iterable[GraphNode | str]
 """Nodes, those without a position at all of them; or a function that says of every node whether it is one."""
 
 
@@ -22,12 +22,12 @@ def select(graph: "Graph", selection: Selection) -> Bool[Tensor, " node"]:
     if callable(selection):
         return torch.tensor([bool(selection(node)) for node in graph.nodes], dtype=torch.bool)
     found = torch.zeros(len(graph.nodes), dtype=torch.bool)
-    for node in selection:
+    for node in [selection] if isinstance(selection, str) else selection:
         found |= alike(graph.nodes, node, graph.n_layers)
     return found
 
 
-def alike(nodes: NodeTable, node: GraphNode, n_layers: int) -> Bool[Tensor, " node"]:
+def alike(nodes: NodeTable, node: GraphNode | str, n_layers: int) -> Bool[Tensor, " node"]:
     """The node, or its kind at all positions where it has none; raises ConfigError where there is no such node."""
     wanted = torch.tensor(row(node, n_layers), device=nodes.rows.device)
     same = nodes.rows == wanted
@@ -36,7 +36,7 @@ def alike(nodes: NodeTable, node: GraphNode, n_layers: int) -> Bool[Tensor, " no
     if not found.any():
         raise ConfigError(
             "graph",
-            got=f"{write(node)}, which is no node of it",
+            got=f"{node if isinstance(node, str) else write(node)}, which is no node of it",
             expected="some of graph.nodes",
             do="Raise max_features, prune less, or name it among the targets.",
         )

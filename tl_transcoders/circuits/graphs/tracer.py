@@ -15,6 +15,7 @@ from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target, TopTokens
 from tl_transcoders.circuits.graphs.prompts import Prompt, run_of, words_of
 from tl_transcoders.circuits.graphs.sweep import Sweeper
 from tl_transcoders.circuits.graphs.trace import trace
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 
@@ -48,7 +49,7 @@ class Tracer:
         dtype: torch.dtype | None = None,
         unspliced: Unspliced = "constant",
     ) -> None:
-        check_sizes(memory=memory)
+        check_sizes("attribution_graph", memory=memory)
         _check_options(dtype, unspliced)
         run = run_of(spliced, prompt)
         frame = Frame.of(run)
@@ -69,7 +70,7 @@ class Tracer:
         per_update: int = 2048,
     ) -> Graph:
         """The graph of some targets; arguments as of `attribution_graph`."""
-        check_sizes(max_features=max_features, per_update=per_update)
+        check_sizes("attribution_graph", max_features=max_features, per_update=per_update)
         outcomes = Outcomes.of(self._run, targets)
         number = self._sweeper.number(NodeTable.of(outcomes.nodes, self._run.model.n_layers))
         chosen = trace(
@@ -80,18 +81,6 @@ class Tracer:
             per_update=per_update,
         )
         return assemble(self._sweeper, chosen, outcomes, self._words)
-
-
-def check_sizes(**given: int | None) -> None:
-    """Raises ConfigError for a size below 1."""
-    for name, size in given.items():
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ConfigError(
-                f"attribution_graph, {name}",
-                got=repr(size),
-                expected="a whole number, 1 or more",
-                do="Leave it out, or give it a size.",
-            )
 
 
 def _check_options(dtype: torch.dtype | None, unspliced: str) -> None:

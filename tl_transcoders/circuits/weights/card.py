@@ -8,7 +8,7 @@ import torch
 
 from tl_transcoders.circuits.graphs import Token
 from tl_transcoders.circuits.nodes import Embed, Feature, Head, Logits, write_node
-from tl_transcoders.circuits.weights.checks import check_sizes
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.connections import Connections, strongest
 from tl_transcoders.circuits.weights.ends import Features, Source
 from tl_transcoders.circuits.weights.heads import HeadMap, norms

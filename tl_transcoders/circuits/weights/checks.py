@@ -2,6 +2,7 @@
 
 from typing import Final, Literal
 
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.best import SIGNS, Sign
 from tl_transcoders.errors import ConfigError
 
@@ -16,18 +17,6 @@ def check_options(
     check_sizes(where, k=k, memory=memory)
     for name, word, known in (("sign", sign, SIGNS), ("per", per, PER)):
         check_word(where, name, word, known)
-
-
-def check_sizes(where: str, **sizes: int) -> None:
-    """Raise ConfigError for what is no whole number above 0."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                f"{where}, {name}",
-                got=repr(size),
-                expected="a whole number, 1 or more",
-                do="Leave it out, or give it a size.",
-            )
 
 
 def check_word(where: str, name: str, word: object, known: tuple[str | None, ...]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
-from tl_transcoders.circuits.weights.checks import check_sizes, check_word
+from tl_transcoders.circuits.sizes import check_sizes
+from tl_transcoders.circuits.weights.checks import check_word
 from tl_transcoders.circuits.weights.match import Match
 from tl_transcoders.circuits.weights.paths import Account, Passed, Path, Paths
 from tl_transcoders.circuits.weights.prompt import Prompt, run_on

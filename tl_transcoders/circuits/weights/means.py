@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from tl_transcoders.circuits.graphs import Token
 from tl_transcoders.circuits.nodes import Embed, Feature
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.best import Best, Sign, blocks
-from tl_transcoders.circuits.weights.checks import check_options, check_sizes, check_word
+from tl_transcoders.circuits.weights.checks import check_options, check_word
 from tl_transcoders.circuits.weights.ends import Features, Source, member
 from tl_transcoders.circuits.weights.stream import Stream, total
 from tl_transcoders.circuits.weights.tally import Tally
