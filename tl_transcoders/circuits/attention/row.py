@@ -99,9 +99,10 @@ class AttentionRow:
 
     def key(self, key: int) -> QKAttribution:
         """All terms of one score; ConfigError for a key the query does not see."""
-        key = key % len(self.scores)
-        if self.scores[key] == -torch.inf:
+        n = len(self.scores)
+        if not -n <= key < n or self.scores[key] == -torch.inf:
             raise unseen(self.head, self.query, key)
+        key %= n
         return attributed(
             self.head,
             (self.query, key),

@@ -46,7 +46,7 @@ def attribution_graph(
     - `per_update`: how many features get a row before influence is computed again.
     - `memory`: bytes that the working memory of a pass may take; rows come on top.
     - `dtype`: of the products along attention and skip connections; states and rows stay in the run's, float32 or
-      wider. bfloat16 makes entries wrong by about 1 % of the largest.
+      wider. bfloat16 makes entries wrong by up to 2 % of the largest.
     - `unspliced`: what an MLP without a transcoder is. "constant": a node that writes what it wrote in the run;
       "linear": its Jacobian at the run passes on what reaches it, and its node writes the rest, mlp(x) − J x. A graph
       with linear MLPs keeps no run, because `validate` and others hold MLPs constant.

@@ -40,6 +40,7 @@ class Tracer:
     **Raises:** as `attribution_graph`.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         spliced: Spliced,

@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs import Token
 from tl_transcoders.circuits.nodes import Embed, Feature
 from tl_transcoders.circuits.weights.ends import Features, Source
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
 
 
@@ -72,4 +73,14 @@ def _tokens(run: Run, end: Embed | Token, dtype: torch.dtype) -> Firing:
 
 
 def _at(pos: int | None, run: Run, found: Firing) -> Firing:
-    return found if pos is None else found.take(found.pos == pos % run.shape[1])
+    if pos is None:
+        return found
+    length = run.shape[1]
+    if not -length <= pos < length:
+        raise ConfigError(
+            "connection, position",
+            got=str(pos),
+            expected=f"one of {length}",
+            do="Choose a position of the prompt.",
+        )
+    return found.take(found.pos == pos % length)

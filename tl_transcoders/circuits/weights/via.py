@@ -36,8 +36,12 @@ def steps_of(stream: Stream, via: Via) -> tuple[Step, ...]:
     steps = () if isinstance(via, str) else (via,) if isinstance(via, Head | Skip) else tuple(via)
     for step in steps:
         match step:
-            case Head(layer, head):
+            case Head(layer, head, None, None):
                 stream.check_head(layer, head)
+            case Head():
+                raise _wrong_way(f"{step}, which names a reader or a position")
+            case Skip(layer, pos) if pos is not None:
+                raise _wrong_way(f"{step}, which names a position")
             case Skip(layer, _):
                 if stream.swap(layer).W_skip is None:
                     raise _wrong_way(f"{step}, a layer whose transcoder has no skip connection")
