@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoTokenizer,
@@ -145,6 +145,10 @@ def hf_model(architecture: str, seed: int = 0) -> Any:
     return model
 
 
+SHARED: dict[str, list[tuple[Tensor, int]]] = {}
+"""The weights of the models that tests share, and how often each had been written to when it was built."""
+
+
 @dataclass(frozen=True)
 class Host:
     """One way to load a model."""
@@ -159,7 +163,9 @@ class Host:
     @cache  # noqa: B019  # a splice must leave the model as it was, so tests may share it
     def build(self) -> Any:
         """The model; shared between tests, because a splice leaves it as it was."""
-        return self.fresh()
+        model = self.fresh()
+        SHARED[str(self)] = [(weight, weight._version) for weight in model.parameters()]
+        return model
 
     def fresh(self) -> Any:
         """A model of its own, for tests that change it."""

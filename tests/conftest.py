@@ -20,6 +20,16 @@ def seeded() -> Iterator[None]:
     assert torch.get_default_dtype() is dtype
 
 
+@pytest.fixture(autouse=True)
+def shared_models_stay() -> Iterator[None]:
+    """A test that changes weights builds a model of its own, `Host.fresh()`."""
+    yield
+    from tests.cases import SHARED
+
+    for host, weights in SHARED.items():
+        assert all(weight._version == version for weight, version in weights), f"{host} was changed"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers must collect the same names, so no name may hold an address in memory."""
     if moving := [item.nodeid for item in items if " at 0x" in item.nodeid]:

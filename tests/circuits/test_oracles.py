@@ -87,7 +87,7 @@ def test_attribution_patching_of_heads() -> None:
 def test_a_changed_head_is_noticed() -> None:
     from transformer_lens.tools.analysis import attribution_patching as peer
 
-    model: Any = gpt2()
+    model: Any = Host("gpt2", "bridge", False).fresh()
     config = peer.EdgeAttributionConfig(granularity="edge")
     theirs = peer.attribution_patch(model, SOURCE, BASE, lambda logits: last(logits).sum(), config)
     with torch.no_grad():
