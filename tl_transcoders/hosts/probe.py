@@ -18,18 +18,17 @@ def probe_norm(
     bias = N(0); N(1) equals it where the mean is subtracted; gain from an x of mean 0 without zeros.
     """
 
-    def at(x: Tensor) -> Tensor:
-        return module(x.to(like)[None, None])[0, 0]
-
-    zero, one = torch.zeros(width), torch.ones(width)
-    x = one.clone()
+    x = torch.ones(width)
     x[1::2] = -1
     if width % 2:
         x[-1] = 2
         x = x - x.mean()
-    bias, low = at(zero), like.dtype in LOW_PRECISION
-    centred = torch.allclose(at(one), bias, atol=1e-2 if low else 1e-4)
-    normalises = not torch.allclose(at(4 * x) - bias, 4 * (at(x) - bias), rtol=1e-2)
+    sample = torch.linspace(-1.3, 2.1, width).sin() * 3
+    given = torch.stack([torch.zeros(width), torch.ones(width), x, 4 * x, sample]).to(like)
+    bias, of_one, of_x, of_4x, got = module(given[None])[0]
+    low = like.dtype in LOW_PRECISION
+    centred = torch.allclose(of_one, bias, atol=1e-2 if low else 1e-4)
+    normalises = not torch.allclose(of_4x - bias, 4 * (of_x - bias), rtol=1e-2)
     bare = Norm(
         gain=torch.ones_like(bias),
         bias=torch.zeros_like(bias),
@@ -38,10 +37,9 @@ def probe_norm(
         normalises=normalises,
     )
     wide = x.to(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-    gain = ((at(x) - bias).to(wide) / bare.normalized(wide)).to(like.dtype)
+    gain = ((of_x - bias).to(wide) / bare.normalized(wide)).to(like.dtype)
     norm = Norm(gain=gain, bias=bias, eps=eps, centred=centred, normalises=normalises)
-    sample = torch.linspace(-1.3, 2.1, width).sin() * 3
-    got, expected = at(sample), norm(sample.to(like))
+    expected = norm(sample.to(like))
     # Where a bias cancels what is normalised, rounding is of the size of either.
     if not torch.allclose(got, expected, rtol=2e-2 if low else 1e-3, atol=2e-2 if low else 1e-3):
         raise SpliceError(

@@ -123,8 +123,14 @@ class HookedTranscoder(nn.Module):
             x_cast = x.to(self.dtype)
             features, unedited = self._features(x_cast, mask)
             both = self._coder.reconstruct(features, unedited, x_cast)
-        y = self._with_error(both, to_original, mask).to(to_original.dtype)
-        return y if mask is None else self._restore_excluded(y, to_original, mask)
+        original = None
+        if self.error.needs_original:
+            with torch.no_grad():
+                original = self._run_original(to_original)
+        y = self._with_error(both, original, mask).to(to_original.dtype)
+        if mask is None:
+            return y
+        return self._restore_excluded(y, to_original, original, mask)
 
     def _features(self, x: Tensor, mask: Tensor | None) -> tuple[Features, Features]:
         """Features after and before the hooks.
@@ -158,12 +164,11 @@ class HookedTranscoder(nn.Module):
         dense = _without_dense(self._coder.activate(self.hook_pre(pre)), mask)
         return _after_and_before(self.hook_post(dense), before)
 
-    def _with_error(self, both: Reconstruction, to_original: Tensor, mask: Tensor | None) -> Tensor:
-        original = None
-        if self.error.needs_original:
-            with torch.no_grad():
-                original = self._run_original(to_original).to(both.unedited.dtype)
-        error = self.error.value(original, both.unedited)
+    def _with_error(
+        self, both: Reconstruction, original: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        wide = None if original is None else original.to(both.unedited.dtype)
+        error = self.error.value(wide, both.unedited)
         watched = is_hooked(self.hook_error)
         if error is None and not watched:
             return both.edited
@@ -172,8 +177,14 @@ class HookedTranscoder(nn.Module):
         return both.edited + self.hook_error(as_leaf(error) if watched else error)
 
     def _restore_excluded(
-        self, y: Tensor, to_original: Tensor, mask: Bool[Tensor, "batch pos"]
+        self,
+        y: Tensor,
+        to_original: Tensor,
+        original: Tensor | None,
+        mask: Bool[Tensor, "batch pos"],
     ) -> Tensor:
+        if original is not None and not torch.is_grad_enabled():
+            return torch.where(mask[..., None], original, y)
         columns = mask.any(0)
         original = self._run_original(to_original[:, columns])
         chosen = torch.where(mask[:, columns, None], original, y[:, columns])

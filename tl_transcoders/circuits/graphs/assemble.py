@@ -110,19 +110,24 @@ def _edges(sweeper: Sweeper, chosen: Int[Tensor, " n"], numbers: Numbering) -> E
     effect = torch.empty(n, dtype=rows.value.dtype)
     left_out, done = torch.zeros_like(rows.value), 0
     for part in cells:
-        here = slice(done, done + part.size)
-        shape = len(part.row), len(part.column)
         scores = part.block.scores if part.columns is None else part.block.scores[:, part.columns]
         if part.rows is not None:
             left_out[part.block.target[_every(part.columns)]] += scores[~part.rows].sum(0)
             scores = scores[part.rows]
-        effect[here].view(shape).copy_(scores)
-        source[here].view(shape).copy_(part.row[:, None].expand(shape))
-        target[here].view(shape).copy_(part.column.expand(shape))
-        done = here.stop
-    there = effect != 0
-    if not there.all():
-        target, source, effect = target[there], source[there], effect[there]
+        there = scores != 0
+        n = scores.numel() if there.all() else int(there.sum())
+        here, shape = slice(done, done + n), scores.shape
+        for edges, values in (
+            (effect, scores),
+            (source, part.row[:, None].expand(shape)),
+            (target, part.column.expand(shape)),
+        ):
+            if n == scores.numel():
+                edges[here].view(shape).copy_(values)
+            else:
+                edges[here] = values[there]
+        done += n
+    target, source, effect = target[:done], source[:done], effect[:done]
     return Edges(target, source, effect, left_out)
 
 

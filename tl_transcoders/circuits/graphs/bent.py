@@ -26,9 +26,9 @@ class Bent:
     frame: Frame
     layer: int
 
-    def pulled(self, g: Float[Tensor, "pos d_model n"]) -> Float[Tensor, "pos d_model n"]:
+    def pulled(self, g: Float[Tensor, "d_model pos n"]) -> Float[Tensor, "d_model pos n"]:
         """What gradients of what is written become as gradients of what is read, at the first positions."""
-        at_once = max(1, AT_ONCE // len(g))
+        at_once = max(1, AT_ONCE // g.shape[1])
         return torch.cat([self._pulled(part) for part in g.split(at_once, dim=2)], dim=2)
 
     def rest(self) -> Float[Tensor, "pos d_out"]:
@@ -43,14 +43,14 @@ class Bent:
 
     def _pulled(self, g: Tensor) -> Tensor:
         frame, block = self.frame, self.frame.block(self.layer)
-        x, g = frame.value("mlp_in", self.layer)[: len(g)], g.permute(2, 0, 1)
+        x, g = frame.value("mlp_in", self.layer)[: g.shape[1]], g.permute(2, 1, 0)
         if block.ln2_post is not None:
             g = block.ln2_post.pull(frame.value("mlp_raw", self.layer)[: g.shape[1]], g)
         with torch.enable_grad(), quiet(frame.run.spliced.host):
             read = block.ln2(x).detach().repeat(len(g), 1, 1).requires_grad_()
             written = self._mlp()(read)
             (found,) = torch.autograd.grad(written, read, g.to(written.dtype))
-        return block.ln2.pull(x, found.to(frame.dtype)).permute(1, 2, 0)
+        return block.ln2.pull(x, found.to(frame.dtype)).permute(2, 1, 0)
 
     def _mlp(self) -> Callable[[Tensor], Tensor]:
         dtype = self.frame.run.embed.dtype

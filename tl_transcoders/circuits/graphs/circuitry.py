@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.bent import Bent, Unspliced
+from tl_transcoders.circuits.graphs.buffers import Buffers
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.skips import Skip, skip
 from tl_transcoders.circuits.graphs.sources import Sources, Written
-from tl_transcoders.circuits.graphs.wires import Buffers, Wires, wires
+from tl_transcoders.circuits.graphs.wires import Wires, wires
 
 
 @final
@@ -24,7 +25,7 @@ class Circuitry:
     wires: tuple[Wires, ...]
     skips: tuple[Skip | Bent | None, ...]
     written: tuple[tuple[Written, ...], ...]
-    biases: "tuple[Float[Tensor, 'pos d_model'], ...]"
+    biases: "tuple[Float[Tensor, 'd_model pos'], ...]"
     dtype: torch.dtype
     buffers: Buffers
 
@@ -42,9 +43,9 @@ class Circuitry:
             tuple(wires(frame, layer, dtype) for layer in layers),
             tuple(bent.get(layer) or skip(frame, layer, dtype) for layer in layers),
             tuple(sources.written(layer) for layer in layers),
-            tuple(sources.bias(layer) for layer in layers),
+            tuple(sources.bias(layer).T.contiguous() for layer in layers),
             dtype,
-            Buffers(dtype, frame.run.embed.device),
+            Buffers(frame.run.embed.device),
         )
 
     @property
@@ -63,7 +64,7 @@ class Circuitry:
         """What one target takes in a pass over some positions."""
         d_model = self.frame.run.embed.shape[-1]
         products = len(self.wires[0].W_O) + len(self.wires[0].W_V)
-        return length * (d_model * self.frame.dtype.itemsize + products * self.dtype.itemsize)
+        return length * (2 * d_model * self.frame.dtype.itemsize + products * self.dtype.itemsize)
 
     def bytes_of_push(self, cut: int) -> int:
         """What all sources below a layer take that are pushed up to it."""

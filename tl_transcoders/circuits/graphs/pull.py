@@ -16,10 +16,11 @@ from tl_transcoders.circuits.graphs.rows import Block, Rows
 
 @final
 class Pull:
-    """A pass of some targets, the highest layers first, down to what was pushed up from below, or to the embedding.
+    """A pass of some targets at one position, the highest layers first, down to what was pushed up from below, or to the
+    embedding.
 
-    `g[pos d_model n]` are the gradients of the targets so far at the layer the pass has come to, of the positions up
-    to their last.
+    `g[d_model pos n]` are the gradients of the targets so far at the layer the pass has come to, of the positions up
+    to theirs.
     """
 
     def __init__(
@@ -32,13 +33,11 @@ class Pull:
     ) -> None:
         self._circuitry, self._frame = circuitry, circuitry.frame
         self._targets, self._number, self._readers, self._floor = targets, number, readers, floor
-        self._length, n = int(targets.pos.max()) + 1, len(targets)
-        like = self._frame.run.embed.new_empty(0, dtype=self._frame.dtype)
-        d_model = self._frame.run.embed.shape[-1]
-        self._g = like.new_empty(self._length, d_model, n)
-        self._bias = like.new_zeros(self._frame.n_layers + 1, n)
+        self._length, n = int(targets.pos[0]) + 1, len(targets)
+        embed, dtype = self._frame.run.embed, self._frame.dtype
+        self._g = embed.new_empty(embed.shape[-1], self._length, 0, dtype=dtype)
+        self._bias = embed.new_zeros(self._frame.n_layers + 1, n, dtype=dtype)
         self._scores: dict[int, Tensor] = {}
-        self._joined = 0
 
     def run(self, rows: Rows, below: list[Pushed]) -> None:
         """Down to the floor; `below` is what was pushed up to it."""
@@ -70,23 +69,21 @@ class Pull:
         rows.finish(self._number, value)
 
     @property
-    def _live(self) -> Float[Tensor, "pos d_model joined"]:
-        return self._g[:, :, : self._joined]
+    def _joined(self) -> int:
+        return self._g.shape[2]
 
     def _read(self) -> Iterator[tuple[int, Reader]]:
         yield from sorted(self._readers.items(), reverse=True)
 
     def _join(self, layer: int) -> None:
-        """The targets of a layer begin."""
+        """The targets of a layer begin, at their position."""
         if layer not in self._readers:
             return
-        reader = self._readers[layer]
-        where = slice(self._joined, self._joined + len(reader.value))
-        self._g[:, :, where] = 0
-        columns = torch.arange(where.start, where.stop, device=self._g.device)
-        self._g[self._targets.pos[where].to(self._g.device), :, columns] = reader.vector
-        self._bias[layer, where] += reader.bias
-        self._joined = where.stop
+        reader, before = self._readers[layer], self._joined
+        after = before + len(reader.value)
+        self._g = self._circuitry.buffers.widened(self._g, after)
+        self._g[:, -1, before:] = reader.vector.T
+        self._bias[layer, before:after] += reader.bias
 
     def _meet(self, layer: int) -> None:
         """What was written behind the MLP of a layer."""
@@ -98,7 +95,7 @@ class Pull:
             for pos in range(self._length):
                 at = nodes.at(pos)
                 if at.stop > at.start:
-                    scores[at, : self._joined].addmm_(written.vectors[at], self._live[pos])
+                    scores[at, : self._joined].addmm_(written.vectors[at], self._g[:, pos])
         self._add_bias(layer, self._circuitry.biases[layer])
 
     def _scores_of(self, layer: int, n: int) -> Float[Tensor, "source target"]:
@@ -112,34 +109,33 @@ class Pull:
         if self._joined:
             wires = self._circuitry.wires[layer]
             self._add_bias(layer, wires.bias)
-            wires.add_pulled(self._live, self._circuitry.buffers)
+            wires.add_pulled(self._g, self._circuitry.buffers)
 
     def _skipped(self, layer: int) -> Tensor | None:
         """What a skip connection passes back."""
         skip = self._circuitry.skips[layer]
-        return None if skip is None or not self._joined else skip.pulled(self._live)
+        return None if skip is None or not self._joined else skip.pulled(self._g)
 
     def _add(self, passed: Tensor | None) -> None:
         if passed is not None:
-            self._g[:, :, : passed.shape[-1]] += passed
+            self._g += passed
 
-    def _add_bias(self, layer: int, bias: Float[Tensor, "pos d_model"]) -> None:
-        self._bias[layer, : self._joined] += torch.bmm(bias[: self._length, None], self._live).sum(
-            (0, 1)
-        )
+    def _add_bias(self, layer: int, bias: Float[Tensor, "d_model pos"]) -> None:
+        here = bias[:, : self._length].flatten()
+        self._bias[layer, : self._joined] += here @ self._g.flatten(0, 1)
 
     def _meet_embedding(self, rows: Rows) -> None:
         embed = self._frame.run.embed[0, : self._length].to(self._frame.dtype)
-        scores = torch.bmm(embed[:, None], self._g)[:, 0]
+        scores = torch.bmm(embed[:, None], self._g.transpose(0, 1))[:, 0]
         rows.add(Block(0, torch.arange(self._length), self._number, scores.cpu()))
 
     def _meet_pushed(self, rows: Rows, pushed: Pushed) -> None:
-        """One product over positions and dimensions."""
+        """One product for every position that both reach."""
         if pushed.first >= self._length:
             return
-        g = self._g[pushed.first :]
-        x = pushed.state[: len(g)]
-        scores = x.flatten(0, 1).T @ g.flatten(0, 1)
-        n = len(pushed.source)
-        rows.add(Block(self._floor, pushed.source, self._number, scores[:n].cpu()))
-        self._bias[: len(scores) - n] += scores[n:]
+        scores = self._g.new_zeros(pushed.state.shape[2], self._joined)
+        for pos in range(pushed.first, self._length):
+            scores.addmm_(pushed.state[:, pos - pushed.first].T, self._g[:, pos])
+        of_biases, of_sources = scores.split([pushed.n_biases, len(pushed.source)])
+        rows.add(Block(self._floor, pushed.source, self._number, of_sources.cpu()))
+        self._bias[: pushed.n_biases] += of_biases

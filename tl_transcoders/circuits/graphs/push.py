@@ -18,12 +18,14 @@ from tl_transcoders.circuits.graphs.skips import Skip
 class Pushed:
     """What the sources of one position made of the stream that enters a layer, from their position `first` on.
 
-    The last columns of `state` are the biases of the layers below, pushed with the sources of the first position.
+    Columns of `state` are the biases of the layers below, which are pushed with the sources of the first position, and
+    the sources.
     """
 
     first: int
+    n_biases: int
     source: Int[Tensor, " source"]
-    state: Float[Tensor, "pos d_model column"]
+    state: Float[Tensor, "d_model pos column"]
 
 
 @final
@@ -37,12 +39,11 @@ class Push:
         at = [range(nodes.start[pos], nodes.start[pos + 1]) for nodes in layers]
         self._source = torch.tensor([pos, *(i for part in at for i in part)])
         self._n_biases = 0 if pos else ceiling
-        like = frame.run.embed.new_empty(0, dtype=frame.dtype)
-        shape = frame.length - pos, frame.run.embed.shape[-1], len(self._source) + self._n_biases
-        # Biases stand in front while they are pushed, so that what has joined is one slice.
-        self._x = like.new_zeros(*shape)
-        self._x[0, :, self._n_biases] = frame.run.embed[0, pos]
-        self._joined = self._n_biases + 1
+        d_model, dtype = frame.run.embed.shape[-1], frame.dtype
+        # Biases stand in front, each 0 until its layer.
+        shape = d_model, frame.length - pos, self._n_biases + 1
+        self._x = frame.run.embed.new_zeros(shape, dtype=dtype)
+        self._x[:, 0, -1] = frame.run.embed[0, pos]
 
     def run(self, rows: Rows, readers: dict[int, tuple[Tensor, Reader]]) -> Pushed:
         """Up to the ceiling; `readers[layer]` are numbers and readers of the layer's features, position by position."""
@@ -57,33 +58,27 @@ class Push:
                 self._meet(rows, layer, readers)
                 passed = self._skipped(layer)
             if passed is not None:
-                self._x[:, :, : self._joined] += passed
+                self._x += passed
             self._join(layer)
-        n = self._n_biases
-        state = torch.cat([self._x[:, :, n:], self._x[:, :, :n]], dim=2) if n else self._x
-        return Pushed(self._pos, self._source, state)
-
-    @property
-    def _live(self) -> Float[Tensor, "pos d_model joined"]:
-        return self._x[:, :, : self._joined]
+        return Pushed(self._pos, self._n_biases, self._source, self._x.clone())
 
     def _attend(self, layer: int) -> None:
         wires = self._circuitry.wires[layer]
-        wires.add_pushed(self._live, self._pos, self._circuitry.buffers)
+        wires.add_pushed(self._x, self._pos, self._circuitry.buffers)
         if self._n_biases:
             self._x[:, :, layer] += wires.bias
 
     def _skipped(self, layer: int) -> Tensor | None:
         skip = self._circuitry.skips[layer]
-        return skip.pushed(self._live, self._pos) if isinstance(skip, Skip) else None
+        return skip.pushed(self._x, self._pos) if isinstance(skip, Skip) else None
 
     def _join(self, layer: int) -> None:
         """The layer's own sources begin."""
-        nodes = self._circuitry.sources.layers[layer]
+        nodes, before = self._circuitry.sources.layers[layer], self._x.shape[2]
         (written,) = self._circuitry.written[layer]
         vectors = written.vectors[nodes.at(self._pos)]
-        self._x[0, :, self._joined : self._joined + len(vectors)] = vectors.T
-        self._joined += len(vectors)
+        self._x = self._circuitry.buffers.widened(self._x, before + len(vectors))
+        self._x[:, 0, before:] = vectors.T
         if self._n_biases:
             self._x[:, :, layer] += self._circuitry.biases[layer]
 
@@ -92,17 +87,16 @@ class Push:
         if layer not in readers:
             return
         number, reader = readers[layer]
-        pos = self._circuitry.sources.table.pos[number]
+        pos, n = self._circuitry.sources.table.pos[number], self._n_biases
         counts = torch.bincount(pos, minlength=self._circuitry.frame.length)
         scores = torch.cat(
             [
-                vectors @ self._live[i - self._pos]
+                vectors @ self._x[:, i - self._pos]
                 for i, vectors in enumerate(reader.vector.split(counts.tolist()))
                 if i >= self._pos
             ]
         )
-        target, n = number[pos >= self._pos], self._n_biases
-        source = self._source[: self._joined - n]
+        target, source = number[pos >= self._pos], self._source[: self._x.shape[2] - n]
         rows.add(Block(layer, source, target, scores[:, n:].T.cpu()))
         if n:
             bias = scores.new_zeros(len(rows.bias), len(target))

@@ -16,21 +16,21 @@ class Skip:
     """x ↦ scale · x @ matrix, the norms around the transcoder folded in; scale is 0 where the splice leaves it out."""
 
     matrix: Float[Tensor, "d_model d_model"]
-    scale: Float[Tensor, "pos 1 1"]
+    scale: Float[Tensor, "pos 1"]
 
-    def pulled(self, g: Float[Tensor, "pos d_model n"]) -> Float[Tensor, "pos d_model n"]:
+    def pulled(self, g: Float[Tensor, "d_model pos n"]) -> Float[Tensor, "d_model pos n"]:
         """What gradients of what is written become as gradients of what is read, at the first positions."""
-        return self._times(self.matrix, g, self.scale[: len(g)])
+        return self._times(self.matrix, g, self.scale[: g.shape[1]])
 
     def pushed(
-        self, x: Float[Tensor, "pos d_model n"], first: int
-    ) -> Float[Tensor, "pos d_model n"]:
+        self, x: Float[Tensor, "d_model pos n"], first: int
+    ) -> Float[Tensor, "d_model pos n"]:
         """What is made of the stream from its position `first` on."""
-        return self._times(self.matrix.T, x, self.scale[first : first + len(x)])
+        return self._times(self.matrix.T, x, self.scale[first : first + x.shape[1]])
 
     def _times(self, matrix: Tensor, x: Tensor, scale: Tensor) -> Tensor:
-        wide = matrix.expand(len(x), *matrix.shape)
-        return torch.bmm(wide, x.to(matrix.dtype)).to(x.dtype) * scale
+        made = matrix @ x.flatten(1).to(matrix.dtype)
+        return made.to(x.dtype).view(x.shape).mul_(scale)
 
 
 def skip(frame: Frame, layer: int, dtype: torch.dtype) -> Skip | None:
@@ -48,4 +48,4 @@ def skip(frame: Frame, layer: int, dtype: torch.dtype) -> Skip | None:
     if block.ln2_post is not None:
         matrix = block.ln2_post.centre(matrix) * block.ln2_post.gain
         scale = scale / block.ln2_post.scale(frame.value("mlp_raw", layer))
-    return Skip(matrix.to(dtype).contiguous(), scale[:, :, None])
+    return Skip(matrix.to(dtype).contiguous(), scale)

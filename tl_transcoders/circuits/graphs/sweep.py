@@ -14,9 +14,6 @@ from tl_transcoders.circuits.graphs.push import Push, Pushed
 from tl_transcoders.circuits.graphs.readers import Reader, read
 from tl_transcoders.circuits.graphs.rows import Rows
 
-TOGETHER = 128
-"""So many targets of neighbouring positions share a pass where one position has fewer."""
-
 
 @final
 class Sweeper:
@@ -108,19 +105,10 @@ class Sweeper:
         }
 
     def _passes(self, number: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " part"]]:
-        """Targets of a position, or of some neighbours, so many that they fit the memory; the highest layers first."""
+        """Targets of a position, so many that they fit the memory; the last positions and the highest layers first."""
         pos, layer = self.table.pos[number], self.table.layer[number]
         order = torch.argsort(layer, descending=True, stable=True)
         order = order[torch.argsort(pos[order], descending=True, stable=True)]
-        counts = torch.unique_consecutive(pos[order], return_counts=True)
-        groups: list[tuple[int, int, int]] = []  # last position, first position, number of targets
-        for at, n in zip(*(values.tolist() for values in counts), strict=True):
-            if groups and groups[-1][2] + n <= TOGETHER and at >= 0.9 * groups[-1][0]:
-                groups[-1] = (groups[-1][0], at, groups[-1][2] + n)
-            else:
-                groups.append((at, at, n))
-        for (last, _, _), group in zip(groups, order.split([n for _, _, n in groups]), strict=True):
-            fitting = max(1, self.memory // self.circuitry.bytes_of_pull(last + 1))
-            by_layer = group[torch.argsort(layer[group], descending=True, stable=True)]
-            for part in by_layer.split(fitting):
-                yield number[part]
+        ends, counts = torch.unique_consecutive(pos[order], return_counts=True)
+        for end, group in zip(ends.tolist(), number[order].split(counts.tolist()), strict=True):
+            yield from group.split(max(1, self.memory // self.circuitry.bytes_of_pull(end + 1)))

@@ -5,6 +5,7 @@ The host computes the same, once; here any part of it can be computed again, for
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, final
 
 import torch
@@ -177,7 +178,8 @@ class Forward:
             return self._skipped(swap, block, x, self._thawed(swap, self._frozen("mlp_raw", layer)))
         if swap is None:
             return block.mlp(block.ln2(x))
-        return self._through(swap, swap.read(block, x), lambda: swap.original(block.ln2(x)), coded)
+        original = cache(lambda: swap.original(block.ln2(x)))
+        return self._through(swap, swap.read(block, x), original, coded)
 
     def _skipped(self, swap: Swap | None, block: Block, x: Tensor, out: Tensor) -> Tensor:
         """What the base run wrote, and what a skip connection makes of the change of x."""
