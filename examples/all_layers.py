@@ -18,7 +18,6 @@ from examples.smollm2_splice import BOS, prompts, train
 
 N_TOKENS, N_FEATURES, K = 524_288, 2304, 32
 FOLDER = cache_root() / "smollm2-all-layers"
-READY = FOLDER / "transcoders"
 console = Console(width=120)
 
 
@@ -40,13 +39,15 @@ def main(n_tokens: Annotated[int, typer.Option(help="tokens to train on")] = N_T
 
 def trained(model: TransformerBridge, n_tokens: int = N_TOKENS) -> tlt.TranscoderSet:
     """The transcoders: from disk where they are, else trained, which takes the better part of an hour."""
-    if not (READY / "transcoders.json").exists():
+    folder = FOLDER if n_tokens == N_TOKENS else FOLDER / str(n_tokens)
+    ready = folder / "transcoders"
+    if not (ready / "transcoders.json").exists():
         layers = list(range(model.cfg.n_layers))
         _, tokens = prompts(model, n_tokens)
         tlt.save(
-            train(model, layers, tokens, FOLDER, n_tokens, N_FEATURES, K), READY, overwrite=True
+            train(model, layers, tokens, folder, n_tokens, N_FEATURES, K), ready, overwrite=True
         )
-    found = tlt.load(READY)
+    found = tlt.load(ready)
     assert isinstance(found, tlt.TranscoderSet)
     return found
 

@@ -49,7 +49,7 @@ def features(graph: Graph) -> list[Feature]:
 
 
 def edges_into(graph: Graph, target: Any) -> dict[Any, float]:
-    here = graph.target == graph.nodes.find(target, graph.n_layers)
+    here = graph.target == graph.number(target)
     ends = zip(graph.source[here].tolist(), graph.effect[here].tolist(), strict=True)
     return {graph.nodes[source]: effect for source, effect in ends}
 

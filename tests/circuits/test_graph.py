@@ -134,7 +134,7 @@ def test_a_budget_gives_the_same_rows_of_fewer_features(kind: Kind) -> None:
         same = attribution_graph(spliced, PROMPT, max_features=10_000)
     assert int(few.nodes.is_a("feature").sum()) == 20
     assert same.effect.equal(whole.effect)
-    number = torch.tensor([whole.nodes.find(node, whole.n_layers) for node in few.nodes])
+    number = torch.tensor([whole.number(node) for node in few.nodes])
     dense = torch.zeros(len(whole.nodes), len(whole.nodes))
     dense[whole.target.long(), whole.source.long()] = whole.effect
     theirs = dense[number[few.target.long()], number[few.source.long()]]
@@ -147,7 +147,7 @@ def test_the_first_batch_is_the_most_influential() -> None:
     with spliced_with() as spliced:
         few = attribution_graph(spliced, PROMPT, max_features=6, targets=[3])
         whole = attribution_graph(spliced, PROMPT, targets=[3])
-    outcome = whole.nodes.find(Token(3, LAST), whole.n_layers)
+    outcome = whole.number(Token(3, LAST))
     direct = {whole.nodes[int(s)]: abs(float(e)) for s, t, e in zip(
         whole.source, whole.target, whole.effect, strict=True) if t == outcome}  # fmt: skip
     features = sorted((n for n in direct if isinstance(n, Feature)), key=lambda n: -direct[n])

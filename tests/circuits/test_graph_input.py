@@ -1,20 +1,28 @@
 """What is asked of a graph wrongly is told; nodes may be named by their texts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.circuits.test_graph import PROMPT, spliced_with
+from tl_transcoders.circuits.attention import with_heads
 from tl_transcoders.circuits.graphs import (
+    Bias,
+    Difference,
     Graph,
+    Token,
     attribution_graph,
     attribution_graphs,
     compare,
     merge,
 )
-from tl_transcoders.circuits.nodes import Feature
+from tl_transcoders.circuits.graphs.nodes import NodeTable, parse, write
+from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
 from tl_transcoders.errors import ConfigError, SpliceError, TranscoderFormatError
 
 
@@ -35,6 +43,9 @@ ASKED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "merge none": (lambda _: merge([]), "no graph"),
     "compare": (lambda graph: compare(graph, None), "graphs"),
     "save": (lambda graph: graph.save("no/such/folder/graph.safetensors"), "a folder that exists"),
+    "merged top": (lambda graph: merge([graph]).top(-1), "1 or more"),
+    "merged least": (lambda graph: merge([graph]).top(1, least=0), "1 or more"),
+    "groups top": (lambda graph: graph.group({}).top(0), "1 or more"),
     "page": (lambda graph: graph.save_html("no/such/folder/graph.html"), "a folder that exists"),
 }
 
@@ -66,6 +77,113 @@ def test_texts_name_nodes(graph: Graph) -> None:
     text = f"f{node.layer}.{node.index}@{node.pos}"
     assert graph.number(text) == graph.number(node)
     assert list(graph.select(text).nodes) == list(graph.select([node]).nodes) == [node]
+
+
+def test_every_node_is_what_its_text_says(graph: Graph) -> None:
+    nodes = [*graph.nodes, Difference(3, 4, 2), Head(1, 0, None, 3), Mlp(2, 1)]
+    assert {type(node) for node in nodes} == {
+        Embed,
+        Feature,
+        Error,
+        Bias,
+        Token,
+        Difference,
+        Head,
+        Mlp,
+    }
+    for node in nodes:
+        assert parse(write(node)) == node
+    for node in graph.nodes:
+        assert graph.number(write(node)) == graph.number(node)
+    for text in ("b", "b-1", "token1-", "token1@", "a1.h0<q>", "logits", f"f1.{10**20}"):
+        with pytest.raises(ConfigError):
+            graph.number(text)
+
+
+def test_positions_count_from_the_end_too(graph: Graph) -> None:
+    last = len(graph.tokens) - 1
+    token = next(node.token for node in graph.outcomes if isinstance(node, Token))
+    assert (
+        list(graph.select([Embed(-1)]).nodes)
+        == list(graph.select(["embed@-1"]).nodes)
+        == [Embed(last)]
+    )
+    assert graph.number(Embed(-1)) == graph.number(Embed(last))
+    assert (
+        graph.number(Token(token))
+        == graph.number(f"token{token}")
+        == graph.number(Token(token, last))
+    )
+    assert len(graph.select([Embed()]).nodes) == len(graph.tokens)
+    for pos in (last + 1, -last - 2):
+        with pytest.raises(ConfigError, match=f"a position of the prompt, 0 to {last}"):
+            graph.select([Embed(pos)])
+
+
+def test_a_graph_can_give_up_its_run(graph: Graph) -> None:
+    bare = graph.without_run()
+    assert bare.run is None
+    assert bare.effect is graph.effect
+    for ask in (Graph.validate, lambda graph: with_heads(graph, 1)):
+        with pytest.raises(ConfigError, match='unspliced="linear"'):
+            ask(bare)
+
+
+def test_a_page_holds_any_words(graph: Graph, tmp_path: Path) -> None:
+    words = ("\ud800", *graph.words[1:])
+    replace(graph, words=words).save_html(tmp_path / "page.html")
+    assert "\\ud800" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def _changed(graph: Graph, **tensors: Callable[[Tensor], Tensor]) -> Graph:
+    changed = {name: change(getattr(graph, name).clone()) for name, change in tensors.items()}
+    return replace(graph, **changed)
+
+
+def _filled(index: Any, value: float) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor.index_put((torch.tensor(index),), torch.tensor(value).to(tensor))
+
+
+def _rows(column: int, value: int) -> Callable[[Graph], Graph]:
+    def change(graph: Graph) -> Graph:
+        rows = graph.nodes.rows.clone()
+        rows[graph.number(next(n for n in graph.nodes if isinstance(n, Feature))), column] = value
+        return replace(graph, nodes=NodeTable(rows))
+
+    return change
+
+
+DAMAGED: dict[str, tuple[Callable[[Graph], Graph], str]] = {
+    "kind": (_rows(0, 99), "unknown kinds"),
+    "layer": (_rows(1, 3), "layers that are not there"),
+    "negative layer": (_rows(1, -1), "layers that are not there"),
+    "position": (_rows(2, 99), "positions that are not there"),
+    "no position": (_rows(2, -1), "positions that are not there"),
+    "index": (_rows(3, -7), "negative index"),
+    "no layers": (lambda graph: replace(graph, n_layers=0), "a header of another shape"),
+    "vocabulary": (lambda g: replace(g, vocabulary={"9" * 5000: "x"}), "a header of another shape"),
+    "effect": (lambda g: _changed(g, effect=_filled([0], float("nan"))), "effect with something"),
+    "value": (lambda g: _changed(g, value=_filled([0], float("inf"))), "value with something"),
+    "scalar": (lambda g: _changed(g, effect=lambda _: torch.tensor(1.0)), "of shape"),
+    "turned": (lambda g: replace(g, source=g.target, target=g.source), "do not go up"),
+    "loop": (lambda g: replace(g, source=g.target.clone()), "do not go up"),
+    "elsewhere": (lambda g: _changed(g, source=_filled([0], 10**6)), "nodes that are not there"),
+    "bytes": (lambda g: _changed(g, target=lambda t: t.to(torch.uint8)), "target of torch.uint8"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_file_that_says_what_cannot_be_is_refused(
+    graph: Graph, name: str, tmp_path: Path
+) -> None:
+    change, told = DAMAGED[name]
+    path = tmp_path / "graph.safetensors"
+    graph.save(path)
+    assert Graph.load(path).nodes.rows.equal(graph.nodes.rows)
+    change(graph).save(path)
+    with pytest.raises(TranscoderFormatError, match=told):
+        Graph.load(path)
 
 
 def test_a_folder_is_no_graph(tmp_path: Path) -> None:

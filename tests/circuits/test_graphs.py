@@ -41,7 +41,7 @@ def spliced_with(host: Host, kind: Kind, **options: Any) -> Spliced:
 
 def row(graph: Graph, target: Any) -> dict[Node, float]:
     """What every source but biases does to a target."""
-    here = graph.target == graph.nodes.find(target, graph.n_layers)
+    here = graph.target == graph.number(target)
     found = zip(graph.source[here].tolist(), graph.effect[here].tolist(), strict=True)
     return {
         node: effect
@@ -147,7 +147,7 @@ def test_rows_sum_to_what_the_host_computes(host: Host, kind: Kind) -> None:
         (Token(3, LAST), last[3] - last.mean()),
         (Difference(4, 5, LAST), last[4] - last[5]),
     ):
-        i = graph.nodes.find(node, graph.n_layers)
+        i = graph.number(node)
         assert abs(total[i] - expected) <= 1e-4 * size[i]
 
 
@@ -184,7 +184,7 @@ def test_rows_sum_on_models_whose_circuits_are_known(truth: Truth, host: str) ->
         graph = attribution_graph(spliced, tokens, targets=[(ANSWER, WRONG)])
         assert graph.gap < 1e-10
         assert graph.validate(len(graph.nodes)).gap < 1e-9
-        node = graph.nodes.find(graph.outcomes[0], graph.n_layers)
+        node = graph.number(graph.outcomes[0])
         assert sums(graph)[node] == pytest.approx(float(truth.metric(graph.run.logits)), abs=1e-9)
 
 

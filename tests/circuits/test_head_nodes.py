@@ -121,7 +121,7 @@ def directions(graph: Graph, head: Head) -> Tensor:
     total = torch.zeros(len(graph.nodes), dtype=torch.float64)
     total.index_add_(0, target, effect.abs())
     from_head = torch.zeros_like(total)
-    here = graph.source == graph.nodes.find(head, graph.n_layers)
+    here = graph.source == graph.number(head)
     from_head[graph.target[here].long()] = graph.effect[here].double()
     return (graph.influence() + graph.weight) * from_head.sign() / total.clamp(min=1e-30)
 

@@ -89,7 +89,7 @@ def test_a_changed_weight_does_not_sum() -> None:
         greedy_paths(spliced, run, (4, 5), branches=20)
         for layer in transcoders:
             transcoders[layer].W_enc[3].add_(0.01)
-        with pytest.raises(SpliceError, match="miss the value"):
+        with pytest.raises(SpliceError, match="greedy_paths, Feature.*rows that miss):
             greedy_paths(spliced, run, (4, 5), branches=20)
 
 

@@ -104,6 +104,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"active_features": "x"}, "no tensor active_features"),
     ({"active_features": torch.tensor(3)}, "no tensor active_features"),
     ({"activation_values": torch.full((56,), float("nan"))}, "activation_values"),
+    (
+        {"input_tokens": torch.empty(0, dtype=torch.long), "adjacency_matrix": torch.zeros(50, 50)},
+        "no token",
+    ),
+    ({"input_tokens": torch.full((6,), -1)}, "input_tokens"),
+    ({"selected_features": torch.ones(40, dtype=torch.bool)}, "selected_features"),
+    ({"selected_features": torch.zeros(40, dtype=torch.uint8)}, "selected_features"),
+    ({"selected_features": torch.zeros(40, dtype=torch.long)}, "that repeat"),
+    ({"active_features": torch.tensor([[0, 0, -1]] * 40)}, "indices of features"),
+    ({"logit_probabilities": torch.full((10,), 2.0)}, "logit_probabilities"),
+    ({"logit_targets": [("a", 2**63)] * 10}, "logit_targets"),
+    ({"adjacency_matrix": torch.ones(74, 74)}, "do not go up"),
 ]
 
 

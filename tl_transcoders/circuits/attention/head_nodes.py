@@ -17,6 +17,7 @@ from tl_transcoders.circuits.attention.head_rows import (
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import Placed
 from tl_transcoders.circuits.attention.prompt import check_head
+from tl_transcoders.circuits.graphs.gap import check_gap
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.influence import influence, shares
 from tl_transcoders.circuits.graphs.nodes import NodeTable
@@ -108,9 +109,9 @@ def _check(graph: Graph, heads: int | Sequence[Head]) -> None:
                 do="Write with_heads(graph, 20).",
             )
         return
-    assert graph.run is not None
+    run = graph.run_for("with_heads")
     for head in heads:
-        check_head(graph.run, head, "with_heads")
+        check_head(run, head, "with_heads")
         if head.pos is not None and not 0 <= head.pos < len(graph.tokens):
             raise ConfigError(
                 "with_heads, heads",
@@ -218,7 +219,9 @@ class Build:
         scores = torch.cat([swept.nodes, swept.bias, swept.heads], dim=1).cpu()
         value = reading.value.cpu()
         size = scores.abs().sum(1).clamp(min=1e-30)
-        self.gap = max(self.gap, float(((scores.sum(1) - value).abs() / size).max()))
+        gap = float(((scores.sum(1) - value).abs() / size).max())
+        check_gap("with_heads", gap, self.whole.frame.run.embed.dtype)
+        self.gap = max(self.gap, gap)
         kept = node >= 0
         inside = scores[:, kept]
         row, column = inside.nonzero(as_tuple=True)

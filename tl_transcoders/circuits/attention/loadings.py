@@ -153,7 +153,7 @@ def loading_table(
 
 
 def _sources_of(graph: Graph, target: GraphNode) -> NodeTable:
-    into = graph.target == graph.nodes.find(target, graph.n_layers)
+    into = graph.target == graph.number(target)
     table = graph.nodes.take(graph.source[into].long())
     return table.take(~table.is_a("bias"))
 

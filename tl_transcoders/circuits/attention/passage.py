@@ -11,7 +11,6 @@ from tl_transcoders.circuits.attention.heads import Heads
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.nodes import Head
-from tl_transcoders.errors import ConfigError
 
 
 @final
@@ -38,16 +37,10 @@ class Passage:
 
     @classmethod
     def of_graph(cls, graph: Graph, what: str) -> "Passage":
-        """That of the run a graph was made from, its head nodes cut; raises ConfigError for one read from a file."""
-        if graph.run is None:
-            raise ConfigError(
-                what,
-                got="a graph without its run",
-                expected="a graph as attribution_graph returned it",
-                do="Make the graph again: files do not hold the model.",
-            )
+        """That of the run a graph was made from, its head nodes cut; raises ConfigError for one without its run."""
+        run = graph.run_for(what)
         nodes = graph.nodes.take(graph.nodes.is_a("head"))
-        return cls.of(Frame.of(graph.run), (node for node in nodes if isinstance(node, Head)))
+        return cls.of(Frame.of(run), (node for node in nodes if isinstance(node, Head)))
 
     @property
     def n_layers(self) -> int:

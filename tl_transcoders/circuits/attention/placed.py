@@ -64,7 +64,7 @@ def check_nodes(graph: Graph, nodes: Sequence[GraphNode], what: str) -> None:
                 expected="nodes of the graph",
                 do="Choose an edge as graph.top() gives them.",
             )
-        graph.nodes.find(node, graph.n_layers)
+        graph.number(node)
 
 
 def written(passage: Passage, nodes: Sequence[GraphNode], what: str) -> Placed:

@@ -7,14 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_transcoders.circuits.graphs.gap import check_gap
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import Bias, NodeTable
 from tl_transcoders.circuits.graphs.outcomes import Outcomes
 from tl_transcoders.circuits.graphs.rows import Block
 from tl_transcoders.circuits.graphs.sweep import Sweeper
-from tl_transcoders.errors import SpliceError
 
-TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
 NOTHING: Final = -1
 
 
@@ -67,7 +66,7 @@ def assemble(
     """The graph of the targets chosen, the outcomes first among them."""
     frame, rows, sources = sweeper.circuitry.frame, sweeper.rows, sweeper.circuitry.sources
     gap = rows.gap(chosen)
-    _check_gap(gap, sweeper)
+    check_gap("attribution_graph", gap, frame.run.embed.dtype, sweeper.circuitry.dtype)
     numbers = Numbering.of(sweeper, chosen)
     nodes = numbers.nodes
     zeros = torch.zeros(len(nodes), dtype=frame.dtype)
@@ -162,16 +161,3 @@ def _cells(block: Block, source: Int[Tensor, " source"], of_target: Int[Tensor, 
 
 def _every(columns: Tensor | None) -> Tensor | slice:
     return slice(None) if columns is None else columns
-
-
-def _check_gap(gap: float, sweeper: Sweeper) -> None:
-    frame, dtype = sweeper.circuitry.frame, sweeper.circuitry.dtype
-    lowest = min(frame.run.embed.dtype, dtype, key=lambda dtype: -torch.finfo(dtype).eps)
-    tolerance = TOLERANCE.get(lowest, 0.05)
-    if not gap <= tolerance:
-        raise SpliceError(
-            "attribution_graph",
-            got=f"rows that miss their targets' pre-activations by {gap:.2g} of the sum of their entries",
-            expected=f"at most {tolerance:.2g}",
-            do="This model computes something the graph does not describe: please report it.",
-        )

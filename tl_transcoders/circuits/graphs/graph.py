@@ -1,7 +1,7 @@
 """An attribution graph."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -52,7 +52,7 @@ class Graph:
     errors: ErrorPolicy
     nodes: NodeTable
     activation: Float[Tensor, " node"]
-    """Of features; of heads their value; 0 for others."""
+    """Of features; of heads, once `with_heads` made them nodes, their value; 0 for others."""
     weight: Float[Tensor, " node"]
     """How much an outcome counts in influence: a token its probability, others 1; 0 for what is no outcome."""
     value: Float[Tensor, " node"]
@@ -64,7 +64,7 @@ class Graph:
     effect: Float[Tensor, " edge"]
     gap: float
     run: Run | None = field(default=None, repr=False)
-    """The run it was made from, which `validate` needs; not saved."""
+    """The run it was made from, which `validate` needs; not saved, and given up by `without_run`."""
 
     def __repr__(self) -> str:
         prompt = "".join(self.words)
@@ -153,12 +153,13 @@ class Graph:
 
     def number(self, node: GraphNode | str) -> int:
         """Where a node stands among `nodes`; raises ConfigError where it is none of them."""
-        return self.nodes.find(node, self.n_layers)
+        return self.nodes.find(node, self.n_layers, len(self.tokens))
 
     def prune(self, *, node: float = 0.8, edge: float = 0.98) -> "Graph":
         """The most influential nodes and edges: as few as hold these shares of all influence.
 
-        Embeddings and outcomes stay; features left without a way in, and features and errors without a way out, go.
+        Embeddings and outcomes stay; features and heads left without a way in go, and features, heads, errors and MLPs
+        without a way out.
         What goes is in `left_out`. So node=1 and edge=1 take away what leads nowhere, and nothing else.
 
         Source: Ameisen et al. 2025, Circuit Tracing, appendix; the sets are those of circuit-tracer 0.5.0.
@@ -175,7 +176,7 @@ class Graph:
         check_sizes("Graph.top", n=n)
         kept = torch.arange(len(self.effect))
         if target is not None:
-            (kept,) = (self.target == self.nodes.find(target, self.n_layers)).nonzero(as_tuple=True)
+            (kept,) = (self.target == self.number(target)).nonzero(as_tuple=True)
         best = kept[self.effect[kept].abs().topk(min(n, len(kept))).indices]
         return [
             (
@@ -234,17 +235,29 @@ class Graph:
         With everything frozen every target must change by −effect: `gap`. With the model free to react, the outcomes
         change as far as the graph is a fair account: `rank_correlation`, `influence_correlation`.
 
-        **Raises:** ConfigError for a graph read from a file, which has no model, or n below 1.
+        **Raises:** ConfigError for a graph without its run (read from a file, with linear MLPs), or n below 1.
         """
         check_sizes("Graph.validate", n=n)
+        return validate(self, self.run_for("Graph.validate"), n, seed)
+
+    def run_for(self, what: str) -> Run:
+        """The run, for something that needs it; raises ConfigError that says so where the graph has none."""
         if self.run is None:
             raise ConfigError(
-                "Graph.validate",
+                what,
                 got="a graph without its run",
-                expected="a graph as attribution_graph returned it",
-                do="Make the graph again: files do not hold the model.",
+                expected="a graph as attribution_graph returned it, its MLPs transcoders or constant",
+                do="Make the graph again: files, merged graphs and what without_run returned hold no run, and this is "
+                'not made for the linear MLPs of unspliced="linear".',
             )
-        return validate(self, self.run, n, seed)
+        return self.run
+
+    def without_run(self) -> "Graph":
+        """The same without the run, whose tensors `[pos ...]` of every layer and logits stay in memory with the graph.
+
+        Everything but `validate` and attention's functions works as before.
+        """
+        return replace(self, run=None)
 
     def to_networkx(self) -> "networkx.DiGraph":
         """A directed graph of the nodes with attributes `text`, `activation`, `weight`, and edges with `effect`."""

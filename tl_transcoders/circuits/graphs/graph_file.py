@@ -1,6 +1,8 @@
 """A graph as one safetensors file; what is no tensor is JSON in its header."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,21 +29,20 @@ def write(path: Path, graph: "Graph") -> None:
 
     **Raises:** ConfigError where the folder does not exist.
     """
-    check_folder("Graph.save", path)
     tensors = {name: getattr(graph, name).contiguous() for name in (*PER_NODE, *PER_EDGE)}
     tensors |= {"tokens": graph.tokens.contiguous(), "nodes": graph.nodes.rows.contiguous()}
     plain = {name: getattr(graph, name) for name in PLAIN}
     header = {"format": FORMAT, "version": str(VERSION), "graph": json.dumps(plain)}
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
+    with beside("Graph.save", path) as unfinished:
         save_file(tensors, unfinished, metadata=header)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def check_folder(where: str, path: Path) -> None:
-    """Raises ConfigError for a file in a folder that does not exist."""
+@contextmanager
+def beside(where: str, path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of another when it is whole, and is gone otherwise.
+
+    **Raises:** ConfigError where the folder does not exist.
+    """
     if not path.parent.is_dir():
         raise ConfigError(
             where,
@@ -49,6 +50,12 @@ def check_folder(where: str, path: Path) -> None:
             expected="a file in a folder that exists",
             do="Make the folder first.",
         )
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -71,7 +78,9 @@ def read(path: Path) -> dict[str, Any]:
         raise _wrong(path, f"{error}", "a graph that was written whole") from error
     _check_plain(path, plain)
     _check_tensors(path, tensors, len(plain["words"]))
-    nodes = NodeTable(tensors.pop("nodes"))
+    nodes = NodeTable(tensors.pop("nodes").long())
+    _check_nodes(path, nodes.rows, plain["n_layers"], len(plain["words"]))
+    _check_edges(path, nodes, tensors["source"], tensors["target"])
     words, vocabulary = tuple(plain["words"]), {int(i): w for i, w in plain["vocabulary"].items()}
     return {**tensors, **plain, "words": words, "vocabulary": vocabulary, "nodes": nodes}
 
@@ -83,8 +92,9 @@ def _check_plain(path: Path, plain: Any) -> None:
         and isinstance(plain["words"], list)
         and all(isinstance(word, str) for word in plain["words"])
         and isinstance(plain["vocabulary"], dict)
-        and all(i.isdecimal() and isinstance(w, str) for i, w in plain["vocabulary"].items())
+        and all(_is_token(i) and isinstance(w, str) for i, w in plain["vocabulary"].items())
         and type(plain["n_layers"]) is int
+        and 0 < plain["n_layers"] < 1 << 31
         and isinstance(plain["gap"], float)
         and plain["errors"] in ("drop", "keep", "freeze")
     )
@@ -96,20 +106,50 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], n_pos: int) -> None:
     expected = {"tokens", "nodes", *PER_NODE, *PER_EDGE}
     if tensors.keys() != expected:
         raise _wrong(path, f"tensors {sorted(tensors)}"[:200], f"{sorted(expected)}")
-    nodes, n_edges = tensors["nodes"], len(tensors["effect"])
-    shapes = {"tokens": (n_pos,), "nodes": (len(nodes), 5)}
-    shapes |= dict.fromkeys(PER_NODE, (len(nodes),)) | dict.fromkeys(PER_EDGE, (n_edges,))
+    n_nodes, n_edges = tensors["nodes"].shape[:1].numel(), tensors["effect"].numel()
+    shapes = {"tokens": (n_pos,), "nodes": (n_nodes, 5)}
+    shapes |= dict.fromkeys(PER_NODE, (n_nodes,)) | dict.fromkeys(PER_EDGE, (n_edges,))
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
             raise _wrong(path, f"{name} of shape {tuple(tensors[name].shape)}", f"{shape}")
     for name in ("tokens", "nodes", "target", "source"):
-        if tensors[name].is_floating_point():
+        if tensors[name].dtype not in (torch.int64, torch.int32):
             raise _wrong(path, f"{name} of {tensors[name].dtype}", "integers")
-    ends = torch.cat([tensors["target"], tensors["source"]])
-    if len(ends) and not 0 <= int(ends.min()) <= int(ends.max()) < len(nodes):
-        raise _wrong(path, "edges of nodes that are not there", f"nodes 0 to {len(nodes) - 1}")
-    if len(nodes) and not 0 <= int(nodes[:, 0].min()) <= int(nodes[:, 0].max()) < len(KINDS):
+    for name in (*PER_NODE, "effect"):
+        numbers = tensors[name]
+        known = numbers[~numbers.isnan()] if name == "value" else numbers
+        if not numbers.is_floating_point() or not known.isfinite().all():
+            raise _wrong(path, f"{name} with something that is no number", "finite numbers")
+
+
+def _check_nodes(path: Path, rows: Tensor, n_layers: int, n_pos: int) -> None:
+    kind, layer, pos, *indices = rows.unbind(1)
+    if not _within(kind, 0, len(KINDS)):
         raise _wrong(path, "nodes of unknown kinds", f"{', '.join(KINDS)}")
+    nodes = NodeTable(rows)
+    last = nodes.is_a("bias", "token", "difference")
+    if not _within(layer, 0, n_layers + 1) or (layer[~last] == n_layers).any():
+        raise _wrong(path, "nodes of layers that are not there", f"layers 0 to {n_layers - 1}")
+    if not _within(pos[~nodes.is_a("bias")], 0, n_pos):
+        raise _wrong(path, "nodes at positions that are not there", f"0 to {n_pos - 1}")
+    if any((index < 0).any() for index in indices):
+        raise _wrong(path, "nodes with a negative index", "features, heads and tokens from 0")
+
+
+def _check_edges(path: Path, nodes: NodeTable, source: Tensor, target: Tensor) -> None:
+    for ends in (source, target):
+        if not _within(ends, 0, len(nodes)):
+            raise _wrong(path, "edges of nodes that are not there", f"nodes 0 to {len(nodes) - 1}")
+    if not nodes.goes_up(source.long(), target.long()).all():
+        raise _wrong(path, "edges that do not go up", "edges to later layers alone")
+
+
+def _within(values: Tensor, first: int, end: int) -> bool:
+    return not len(values) or first <= int(values.min()) <= int(values.max()) < end
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def _wrong(path: Path, got: str, expected: str) -> TranscoderFormatError:

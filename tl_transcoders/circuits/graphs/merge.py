@@ -12,6 +12,7 @@ from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import OUTSIDE, NodeTable, write
 from tl_transcoders.circuits.graphs.scores import summed
 from tl_transcoders.circuits.nodes import Embed
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class MergedGraph:
 
     def top(self, n: int, *, least: int = 1) -> list[tuple[str, str, float, int]]:
         """The n strongest edges that are in `least` graphs or more: source, target, effect and count."""
+        check_sizes("MergedGraph.top", n=n, least=least)
         size = self.effect.abs() * (self.edge_count >= least)
         best = size.topk(min(n, int((size > 0).sum()))).indices.tolist()
         return [self._named(i) for i in best]

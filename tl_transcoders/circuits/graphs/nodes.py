@@ -1,5 +1,6 @@
 """The nodes of a graph: those of circuits, biases, and what a graph explains; all of them as rows of integers."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
@@ -8,7 +9,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, parse_node, write_node
+from tl_transcoders.circuits.nodes import (
+    Embed,
+    Error,
+    Feature,
+    Head,
+    Mlp,
+    Node,
+    parse_node,
+    write_node,
+)
 from tl_transcoders.errors import ConfigError
 
 
@@ -44,6 +54,10 @@ Outcome = Token | Difference | Feature
 """What a graph explains."""
 
 KINDS: Final = ("embed", "feature", "error", "mlp", "bias", "token", "difference", "head")
+_BIAS_OR_OUTCOME: Final = re.compile(
+    r"b(\d{1,9})|token(\d{1,9})(?:-token(\d{1,9}))?(?:@(-?\d{1,9}))?", re.ASCII
+)
+LARGEST: Final = 2**62
 OUTSIDE: Final = -1
 """Position of a bias, which is one node for all positions."""
 
@@ -94,6 +108,15 @@ class NodeTable:
         """An order in which every edge goes up: heads of a layer, then what its MLP reads and writes."""
         return 2 * self.layer + ~self.is_a("head")
 
+    def goes_up(
+        self, source: Int[Tensor, " edge"], target: Int[Tensor, " edge"]
+    ) -> Bool[Tensor, " edge"]:
+        """Whether edges lead to something that reads, from something written before it."""
+        depth, reads = self.depth, self.is_a("feature", "head", "token", "difference")
+        depth[self.is_a("embed")] = -1
+        depth[self.is_a("bias")] -= 2  # of a layer's features, too
+        return (depth[source] < depth[target]) & reads[target]
+
     @property
     def pos(self) -> Int[Tensor, " node"]:
         """Its position; OUTSIDE for biases."""
@@ -113,9 +136,9 @@ class NodeTable:
         """Some of the rows, by number or mask."""
         return NodeTable(self.rows[chosen])
 
-    def find(self, node: GraphNode | str, n_layers: int) -> int:
+    def find(self, node: GraphNode | str, n_layers: int, n_pos: int) -> int:
         """The number of a node; raises ConfigError where it is none of these."""
-        wanted = torch.tensor(row(node, n_layers), device=self.rows.device)
+        wanted = torch.tensor(row(node, n_layers, n_pos), device=self.rows.device)
         (found,) = (self.rows == wanted).all(1).nonzero(as_tuple=True)
         if not len(found):
             raise ConfigError(
@@ -140,37 +163,77 @@ def write(node: GraphNode) -> str:
             return write_node(node)
 
 
-def row(node: GraphNode | str, n_layers: int) -> tuple[int, ...]:
+def parse(text: str) -> GraphNode | Node:
+    """The node that a text stands for: `parse(write(node)) == node`; raises ConfigError where it stands for none."""
+    found = _BIAS_OR_OUTCOME.fullmatch(text.strip())
+    if found is None:
+        return parse_node(text)
+    layer, *tokens, at = found.groups()
+    if layer is not None:
+        return Bias(int(layer))
+    pos = -1 if at is None else int(at)
+    ids = [int(token) for token in tokens if token is not None]
+    return Token(*ids, pos=pos) if len(ids) == 1 else Difference(*ids, pos=pos)
+
+
+def row(node: GraphNode | str, n_layers: int, n_pos: int | None = None) -> tuple[int, ...]:
     """A node, or its text, as integers; OUTSIDE stands for a position that is not given.
 
-    **Raises:** ConfigError for what is no node of graphs.
+    Negative positions count from the end of the `n_pos` positions.
+
+    **Raises:** ConfigError for what is no node of graphs, or a position that a prompt of `n_pos` tokens does not have.
     """
-    match parse_node(node) if isinstance(node, str) else node:
+    kind, layer, pos, index, other = _fields(node, n_layers)
+    if max(map(abs, (layer, pos or 0, index, other))) > LARGEST:
+        raise _refusal(node)
+    if pos is None:
+        pos = OUTSIDE
+    elif n_pos is not None and kind != "bias":
+        pos = _inside(node, pos, n_pos)
+    return KINDS.index(kind), layer, pos, index, other
+
+
+def _fields(node: GraphNode | Node | str, n_layers: int) -> tuple[str, int, int | None, int, int]:
+    """Kind, layer, position, index and other index."""
+    match parse(node) if isinstance(node, str) else node:
         case Embed(pos):
-            found = "embed", 0, pos, 0, 0
+            return "embed", 0, pos, 0, 0
         case Feature(layer, index, pos):
-            found = "feature", layer, pos, index, 0
+            return "feature", layer, pos, index, 0
         case Error(layer, pos):
-            found = "error", layer, pos, 0, 0
+            return "error", layer, pos, 0, 0
         case Mlp(layer, pos):
-            found = "mlp", layer, pos, 0, 0
-        case Head(layer, head, _, pos):
-            found = "head", layer, pos, head, 0
+            return "mlp", layer, pos, 0, 0
+        case Head(layer, head, None, pos):
+            return "head", layer, pos, head, 0
         case Bias(layer):
-            found = "bias", layer, OUTSIDE, 0, 0
+            return "bias", layer, OUTSIDE, 0, 0
         case Token(token, pos):
-            found = "token", n_layers, pos, token, 0
+            return "token", n_layers, pos, token, 0
         case Difference(good, bad, pos):
-            found = "difference", n_layers, pos, good, bad
+            return "difference", n_layers, pos, good, bad
         case _:
-            raise ConfigError(
-                "graph",
-                got=repr(node),
-                expected="a node of a graph, such as tlt.Feature(3, 7, 5), or its text, f3.7@5",
-                do="Take one of graph.nodes.",
-            )
-    kind, layer, pos, index, other = found
-    return KINDS.index(kind), layer, OUTSIDE if pos is None else pos, index, other
+            raise _refusal(node)
+
+
+def _refusal(node: object) -> ConfigError:
+    return ConfigError(
+        "graph",
+        got=repr(node),
+        expected="a node of a graph, such as tlt.Feature(3, 7, 5), or its text, f3.7@5",
+        do="Take one of graph.nodes.",
+    )
+
+
+def _inside(node: GraphNode | str, pos: int, n_pos: int) -> int:
+    if not -n_pos <= pos < n_pos:
+        raise ConfigError(
+            "graph",
+            got=f"{node if isinstance(node, str) else write(node)}, which is no node of it",
+            expected=f"a position of the prompt, 0 to {n_pos - 1}",
+            do="Choose a position of the prompt; −1 is its last.",
+        )
+    return pos % n_pos
 
 
 def _node(kind: int, layer: int, pos: int, index: int, other: int) -> GraphNode:

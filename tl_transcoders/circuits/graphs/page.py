@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, final
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.graph_file import check_folder
+from tl_transcoders.circuits.graphs.graph_file import beside
 from tl_transcoders.circuits.graphs.nodes import OUTSIDE, write
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.circuits.sizes import check_sizes
 
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
@@ -37,20 +37,10 @@ def write_page(path: Path, graph: "Graph", max_edges: int) -> None:
 
     **Raises:** ConfigError for a number of edges below 1, or a folder that does not exist.
     """
-    if max_edges < 1:
-        raise ConfigError(
-            "Graph.save_html, max_edges",
-            got=str(max_edges),
-            expected="1 or more",
-            do="Leave it out.",
-        )
-    check_folder("Graph.save_html", path)
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        unfinished.write_text(page(graph, max_edges), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    check_sizes("Graph.save_html", max_edges=max_edges)
+    with beside("Graph.save_html", path) as unfinished:
+        text = page(graph, max_edges)
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page(graph: "Graph", max_edges: int) -> str:

@@ -3,19 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.nodes import NodeTable, Token
+from tl_transcoders.circuits.graphs.nodes import LARGEST, NodeTable, Token
 from tl_transcoders.circuits.nodes import Embed, Error
 from tl_transcoders.errors import TranscoderFormatError
 from tl_transcoders.hub.torch_file import read_torch
 from tl_transcoders.hub.unpickle import Record
 
-TENSORS = (
+TENSORS: Final = (
     "adjacency_matrix",
     "active_features",
     "selected_features",
@@ -36,6 +36,8 @@ def read_peer_graph(path: Path, words: Sequence[str] | None) -> dict[str, Any]:
     nodes, features = peer.nodes(), peer.features
     n = len(nodes)
     target, source = peer.matrix.nonzero(as_tuple=True)
+    if not nodes.goes_up(source, target).all():
+        raise _wrong(path, "edges that do not go up", "edges to later layers alone")
     effect = peer.matrix[target, source]
     total = effect.new_zeros(n).index_add_(0, target, effect)
     activation = effect.new_zeros(n)
@@ -97,9 +99,18 @@ class PeerGraph:
         }
         for name, shape in shapes.items():
             _check_tensor(path, name, tensors[name], shape)
+        if not len(tokens):
+            raise _wrong(path, "no token", "the tokens of a prompt")
         _check_range(path, "selected_features", selected, len(active))
+        if len(selected.unique()) < len(selected):
+            raise _wrong(path, "selected_features that repeat", "every feature once")
         _check_range(path, "layers of features", active[:, 0], n_layers)
         _check_range(path, "positions of features", active[:, 1], len(tokens))
+        _check_range(path, "indices of features", active[:, 2], LARGEST)
+        _check_range(path, "input_tokens", tokens, LARGEST)
+        probability = tensors["logit_probabilities"]
+        if not ((probability >= 0) & (probability <= 1)).all():
+            raise _wrong(path, "logit_probabilities beyond 0 and 1", "probabilities")
         return cls(
             n_layers=n_layers,
             tokens=tokens.long(),
@@ -153,14 +164,15 @@ def _outcomes(path: Path, targets: Any) -> dict[int, str]:
 def _is_pair(pair: Any) -> bool:
     match pair:
         case (str(), int(token)):
-            return token >= 0
+            return type(token) is int and 0 <= token < LARGEST
         case _:
             return False
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     floats = name in ("adjacency_matrix", "activation_values", "logit_probabilities")
-    if tuple(tensor.shape) != shape or tensor.is_floating_point() != floats:
+    integers = tensor.dtype in (torch.int64, torch.int32)
+    if tuple(tensor.shape) != shape or not (tensor.is_floating_point() if floats else integers):
         got = f"{name} {tuple(tensor.shape)} of {tensor.dtype}"
         raise _wrong(path, got, f"{shape} of {'floats' if floats else 'integers'}")
     if not tensor.isfinite().all():

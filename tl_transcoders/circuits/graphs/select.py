@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.nodes import OUTSIDE, GraphNode, NodeTable, row, write
+from tl_transcoders.circuits.graphs.nodes import OUTSIDE, GraphNode, row, write
 from tl_transcoders.errors import ConfigError
 
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
 Selection = Callable[[GraphNode], bool] | Iterable[GraphNode | str]
-"""Nodes, those without a position at all of them; or a function that says of every node whether it is one."""
+"""Nodes or their texts, those without a position at all of them; or a function that says of every node whether it is one."""
 
 
 def select(graph: "Graph", selection: Selection) -> Bool[Tensor, " node"]:
@@ -23,14 +23,14 @@ def select(graph: "Graph", selection: Selection) -> Bool[Tensor, " node"]:
         return torch.tensor([bool(selection(node)) for node in graph.nodes], dtype=torch.bool)
     found = torch.zeros(len(graph.nodes), dtype=torch.bool)
     for node in [selection] if isinstance(selection, str) else selection:
-        found |= alike(graph.nodes, node, graph.n_layers)
+        found |= alike(graph, node)
     return found
 
 
-def alike(nodes: NodeTable, node: GraphNode | str, n_layers: int) -> Bool[Tensor, " node"]:
+def alike(graph: "Graph", node: GraphNode | str) -> Bool[Tensor, " node"]:
     """The node, or its kind at all positions where it has none; raises ConfigError where there is no such node."""
-    wanted = torch.tensor(row(node, n_layers), device=nodes.rows.device)
-    same = nodes.rows == wanted
+    wanted = torch.tensor(row(node, graph.n_layers, len(graph.tokens)))
+    same = graph.nodes.rows == wanted
     same[:, 2] |= int(wanted[2]) == OUTSIDE
     found = same.all(1)
     if not found.any():

@@ -12,6 +12,7 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.nodes import write
 from tl_transcoders.circuits.graphs.scores import summed
 from tl_transcoders.circuits.graphs.select import Selection, select
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class SuperGraph:
 
     def top(self, n: int) -> list[tuple[str, str, float]]:
         """The n strongest edges between different groups, as source, target and effect."""
+        check_sizes("SuperGraph.top", n=n)
         between = self.effect.abs() * (self.target != self.source)
         best = between.topk(min(n, int((between > 0).sum()))).indices.tolist()
         return [self._named(i) for i in best]

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.frame import Frame
+from tl_transcoders.circuits.graphs.gap import check_gap
 from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
 from tl_transcoders.circuits.sizes import check_sizes
@@ -17,12 +18,10 @@ from tl_transcoders.circuits.weights.paths import Account, Passed, Path, Paths
 from tl_transcoders.circuits.weights.prompt import Prompt, run_on
 from tl_transcoders.circuits.weights.reading import PathNode, Reader, Reading, Terms
 from tl_transcoders.circuits.weights.roots import root
-from tl_transcoders.errors import SpliceError
 from tl_transcoders.splice import Spliced
 
 Rank = Literal["capped", "raw"]
 RANKS: Final = ("capped", "raw")
-TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 @torch.no_grad()
@@ -135,14 +134,7 @@ class Search:
         rounding = 8 * torch.finfo(x.dtype).eps * float(x.norm() * vector.norm())
         gap = max(abs(total - reading.value) - rounding, 0.0) / max(size, 1e-30)
         self._gap = max(self._gap, gap)
-        tolerance = TOLERANCE.get(self._reader.frame.run.embed.dtype, 0.05)
-        if not gap <= tolerance:
-            raise SpliceError(
-                "greedy_paths",
-                got=f"terms that miss the value of {reading.node} by {gap:.2g} of their sum",
-                expected=f"at most {tolerance:.2g}",
-                do="This model computes something the paths do not describe: please report it.",
-            )
+        check_gap(f"greedy_paths, {reading.node}", gap, self._reader.frame.run.embed.dtype)
 
     def _accounts(self, kept: list[Tip]) -> dict[tuple[PathNode, ...], Account]:
         return {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs import Difference, Token
 from tl_transcoders.circuits.nodes import Feature, Head
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.ends import Source, Target
 from tl_transcoders.circuits.weights.stream import Stream, total
 from tl_transcoders.circuits.weights.via import pull, reachable, reaches
@@ -28,6 +29,7 @@ class HeadMap:
 
     def top(self, k: int = 5) -> list[tuple[Head, float]]:
         """The k heads with the largest |value|."""
+        check_sizes("HeadMap.top", k=k)
         flat = self.value.flatten()
         order = flat.abs().nan_to_num(nan=-1.0).argsort(descending=True, stable=True)
         found = [(divmod(i, self.value.shape[1]), float(flat[i])) for i in order[:k].tolist()]

@@ -1,0 +1,23 @@
+"""Whether rows sum to the pre-activations of their targets."""
+
+from typing import Final
+
+import torch
+
+from tl_transcoders.errors import SpliceError
+
+TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
+LOW_PRECISION: Final = 0.05
+
+
+def check_gap(where: str, gap: float, *dtypes: torch.dtype) -> None:
+    """Raises SpliceError for rows that miss by more than rounding in the coarsest of the dtypes, or by NaN."""
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    tolerance = TOLERANCE.get(coarsest, LOW_PRECISION)
+    if not gap <= tolerance:
+        raise SpliceError(
+            where,
+            got=f"rows that miss their targets' pre-activations by {gap:.2g} of the sum of their entries",
+            expected=f"at most {tolerance:.2g}",
+            do="This model computes something the graph does not describe: please report it.",
+        )
