@@ -44,8 +44,10 @@ def spliced_with(kind: Kind = SKIP, host: Host = HOSTS[0], **options: Any) -> Sp
     return splice(model, kind.build(model), **({"error": "keep"} | options))
 
 
-def effects(spliced: Spliced, *ends: Any, via: Any = "residual", prompt: Tensor = PROMPT) -> dict:
-    found = contributions(spliced, prompt, *ends, via=via, k=EVERYTHING)
+def effects(
+    spliced: Spliced, source: Any, target: Any, *, via: Any = "residual", prompt: Tensor = PROMPT
+) -> dict:
+    found = contributions(spliced, prompt, source=source, target=target, via=via, k=EVERYTHING)
     return {(source, target): value for source, target, value in found}
 
 
@@ -124,7 +126,7 @@ def test_the_factors_multiply() -> None:
         block = run.model.anatomy.blocks[2]
         sigma = float(block.ln2.scale(run.values["mlp_in", 2])[0, 6, 0])
         weights = {s: v for s, _, v in connections(spliced, Features(0), target, k=EVERYTHING)}
-        found = contributions(spliced, PROMPT, Features(0), target)
+        found = contributions(spliced, PROMPT, source=Features(0), target=target)
         assert len(found) == 5
         for source, _, value in found:
             assert isinstance(source, Feature)
@@ -176,7 +178,14 @@ def test_means_are_those_of_plain_loops(host: Host, kind: Kind, via: Any) -> Non
             sums = slow[given in ("target", "both")]
             expected = sums / divided.clamp(min=1)
             found = mean_connections(
-                spliced, DATA, source, target, via=via, given=given, k=EVERYTHING, batch_size=2
+                spliced,
+                DATA,
+                source=source,
+                target=target,
+                via=via,
+                given=given,
+                k=EVERYTHING,
+                batch_size=2,
             )
             dense = torch.zeros_like(expected)
             dense[found.source, found.target] = found.value
@@ -193,16 +202,20 @@ def test_means_of_one_prompt_are_its_contributions() -> None:
     with spliced_with(CLT, FEW[1]) as spliced:
         feature, via = an_active_feature(spliced, 2, 6), Head(1, 1)
         every = Feature(2, feature.index)
-        mean = mean_connections(spliced, PROMPT, Features(0), every, via=via, k=EVERYTHING)
+        mean = mean_connections(
+            spliced, PROMPT, source=Features(0), target=every, via=via, k=EVERYTHING
+        )
         given = mean_connections(
-            spliced, PROMPT, Features(0), every, via=via, k=EVERYTHING, given="target"
+            spliced, PROMPT, source=Features(0), target=every, via=via, k=EVERYTHING, given="target"
         )
         sums, active = torch.zeros(2, 37).double()
         run = capture(spliced, PROMPT)
         on = run.column(2, feature.index)[0] != 0
         for pos in range(7):
             target = Feature(2, feature.index, pos)
-            found = contributions(spliced, run, Features(0), target, via=via, k=EVERYTHING)
+            found = contributions(
+                spliced, run, source=Features(0), target=target, via=via, k=EVERYTHING
+            )
             sums.index_add_(0, found.source, found.value.double())
             active.index_add_(0, found.source, found.value.double() * on[pos])
         close = {"atol": 1e-5 * float(sums.abs().max()), "rtol": 0}
@@ -222,7 +235,9 @@ def loops(spliced: Spliced, source: Features, target: Features, via: Any) -> Any
             there = torch.zeros(37).double()
             for t in range(37):
                 reader = Feature(target.layer, t, pos)
-                found = contributions(spliced, run, source, reader, via=via, k=EVERYTHING)
+                found = contributions(
+                    spliced, run, source=source, target=reader, via=via, k=EVERYTHING
+                )
                 effect = torch.zeros(37).double().index_add(0, found.source, found.value.double())
                 every[:, t] += effect
                 active[:, t] += effect * on[pos, t]
@@ -246,7 +261,7 @@ def test_what_cannot_be_is_told() -> None:
             ((Features(0), Features(2)), {"via": Head(1, 9)}, r"a1\.h9"),
         ):
             with pytest.raises(ConfigError, match=told):
-                contributions(spliced, PROMPT, *ends, **options)
+                contributions(spliced, PROMPT, source=ends[0], target=ends[1], **options)
         for ends, options, told in (
             ((Features(0), Logits()), {}, "mean_connections, target"),
             ((Features(0), Features(2)), {"given": "neither"}, "mean_connections, given"),
@@ -255,19 +270,21 @@ def test_what_cannot_be_is_told() -> None:
             ((Features(1), Features(1)), {}, "before it is written"),
         ):
             with pytest.raises(ConfigError, match=told):
-                mean_connections(spliced, DATA, *ends, **options)
+                mean_connections(spliced, DATA, source=ends[0], target=ends[1], **options)
         with pytest.raises(ShapeError, match="mask"):
-            mean_connections(spliced, DATA, Features(0), Features(2), mask=DATA[:, :2] > 0)
+            mean_connections(
+                spliced, DATA, source=Features(0), target=Features(2), mask=DATA[:, :2] > 0
+            )
         with pytest.raises(ConfigError, match="token ids"):
-            mean_connections(spliced, DATA.float(), Features(0), Features(2))
+            mean_connections(spliced, DATA.float(), source=Features(0), target=Features(2))
 
 
 def test_only_tokens_that_count_are_counted() -> None:
     with spliced_with(exclude=[BOS]) as spliced:
         mask = torch.ones_like(DATA, dtype=torch.bool)
         mask[:, -2:] = False
-        found = mean_connections(spliced, DATA, Features(0), Features(2), mask=mask)
-        fewer = mean_connections(spliced, DATA[:, :-2], Features(0), Features(2))
+        found = mean_connections(spliced, DATA, source=Features(0), target=Features(2), mask=mask)
+        fewer = mean_connections(spliced, DATA[:, :-2], source=Features(0), target=Features(2))
     assert found.n_tokens == len(DATA) * (DATA.shape[1] - 3)
     assert found.source.equal(fewer.source)
     torch.testing.assert_close(found.value, fewer.value)
@@ -278,7 +295,9 @@ def test_only_tokens_that_count_are_counted() -> None:
 def test_tokens_can_be_sources_of_means() -> None:
     with spliced_with() as spliced:
         target = an_active_feature(spliced, 2, 6)
-        found = mean_connections(spliced, DATA, Embed(), target, via=Head(1, 0), given="target")
+        found = mean_connections(
+            spliced, DATA, source=Embed(), target=target, via=Head(1, 0), given="target"
+        )
     assert len(found) > 0
     assert {s.token for s, _, _ in found} <= set(DATA.flatten().tolist())
     assert int(found.both.max()) <= int(found.n_target.max())

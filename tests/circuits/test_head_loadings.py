@@ -142,8 +142,9 @@ def test_the_top_is_the_largest(graph: Graph) -> None:
     ids=str,
 )
 def test_what_is_no_edge_is_told(graph: Graph, source: Any, target: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=told) as raised:
         head_loadings(graph, source, target=target, layer=1)
+    assert "loading_table" not in str(raised.value)
 
 
 def test_a_graph_from_a_file_has_no_model(graph: Graph, tmp_path: Any) -> None:

@@ -48,7 +48,7 @@ def test_paths_are_what_removal_says_and_sum_to_the_edge(host: Host, kind: Kind)
         for via in list(parts)[::5]:
             slow = path_by_removal(run_of(graph), Embed(2), TOKEN, via)
             assert parts[via] == pytest.approx(slow, abs=2e-4 * size)
-        found = head_paths(graph, Embed(2), target=TOKEN, n=100)
+        found = head_paths(graph, Embed(2), target=TOKEN, k=100)
     assert found.complete
     assert found.total == pytest.approx(edge, abs=1e-5 * size)
     assert found.rest == pytest.approx(0, abs=1e-5 * size)
@@ -65,7 +65,7 @@ def test_and_so_they_do_from_feature_to_feature(host: Host, kind: Kind) -> None:
         target = features(graph)[-1]
         edges = {s: e for s, e in edges_into(graph, target).items() if isinstance(s, Feature)}
         for source, edge in sorted(edges.items(), key=lambda pair: -abs(pair[1]))[:3]:
-            found = head_paths(graph, source, target=target, n=100)
+            found = head_paths(graph, source, target=target, k=100)
             size = max(abs(edge), sum(abs(path.effect) for path in found.paths))
             assert found.total == pytest.approx(edge, abs=1e-5 * size)
             assert found.rest == pytest.approx(0, abs=1e-5 * size)
@@ -109,7 +109,7 @@ def test_positions_of_a_head_sum_to_the_head(graph: Graph) -> None:
 
 
 def test_a_narrow_beam_says_that_it_left_paths_out(graph: Graph) -> None:
-    narrow = head_paths(graph, Embed(LAST), target=TOKEN, beam=2, n=3)
+    narrow = head_paths(graph, Embed(LAST), target=TOKEN, beam=2, k=3)
     assert not narrow.complete
     assert narrow.total == pytest.approx(narrow.rest + sum(path.effect for path in narrow.paths))
     for path in narrow.paths:
@@ -151,7 +151,7 @@ def test_wrong_heads_are_told(graph: Graph, via: Any, told: str) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("options", [{"n": 0}, {"beam": 0}, {"n": True}], ids=str)
+@pytest.mark.parametrize("options", [{"k": 0}, {"beam": 0}, {"k": True}], ids=str)
 def test_wrong_sizes_are_told(graph: Graph, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="1 or more"):
         head_paths(graph, Embed(2), target=TOKEN, **options)

@@ -271,6 +271,20 @@ def test_wrong_arguments_are_told(options: dict[str, Any], told: str) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_wrong_questions_of_a_row_are_told() -> None:
+    with spliced_with(HOSTS[0]) as spliced:
+        row = attention_row(spliced, PROMPT, head=HEAD, query=2)
+        with pytest.raises(ConfigError, match=r"AttentionRow.key: got position 3"):
+            row.key(3)
+        with pytest.raises(ConfigError, match=r"AttentionRow.top, n"):
+            row.top(0)
+        with pytest.raises(ConfigError, match=r"QKAttribution.top, n"):
+            row.key(1).top(-1)
+        with pytest.raises(ConfigError, match="attention_row, target: got token 99"):
+            attention_row(spliced, PROMPT, head=HEAD, query=2, target=99)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_prompts_and_models_are_told() -> None:
     model = HOSTS[0].build()
     wrong: Any = model

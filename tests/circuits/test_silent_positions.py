@@ -18,7 +18,7 @@ def test_a_way_names_neither_reader_nor_position(head: Head) -> None:
 
 def test_a_source_stands_in_the_prompt() -> None:
     with spliced_with() as spliced, pytest.raises(ConfigError, match="position"):
-        contributions(spliced, PROMPT, tlt.Feature(0, 1, 500), Features(2), k=3)
+        contributions(spliced, PROMPT, source=tlt.Feature(0, 1, 500), target=Features(2), k=3)
 
 
 def test_a_key_stands_in_the_prompt() -> None:

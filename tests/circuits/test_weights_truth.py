@@ -35,16 +35,23 @@ def test_the_linear_chain_in_closed_form(truth: Truth, host: str) -> None:
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         run = capture(spliced, truth.source_tokens)
         source, target, head = Feature(0, 0), Feature(1, 0, 3), Head(1, 0)
-        found = list(contributions(spliced, run, Features(0), target, via=head))
+        found = list(contributions(spliced, run, source=Features(0), target=target, via=head))
         assert [(s, t) for s, t, v in found if abs(v) > 1e-9] == [(Feature(0, 0, 1), target)]
         assert found[0][2] == pytest.approx(18, abs=1e-9)
         for other in range(1, 4):
-            nothing = contributions(spliced, run, Features(0), target, via=Head(1, other))
+            nothing = contributions(
+                spliced, run, source=Features(0), target=target, via=Head(1, other)
+            )
             assert float(nothing.value.abs().sum()) < 1e-9
-        written = contributions(spliced, run, Features(1), Difference(30, 31))
+        written = contributions(spliced, run, source=Features(1), target=Difference(30, 31))
         assert written.value.tolist() == pytest.approx([90.0], abs=1e-9)
         mean = mean_connections(
-            spliced, truth.source_tokens, source, Feature(1, 0), via=head, given="both"
+            spliced,
+            truth.source_tokens,
+            source=source,
+            target=Feature(1, 0),
+            via=head,
+            given="both",
         )
         # At positions 1 and 2 the head attends to all it sees alike: 18 / 2 and 18 / 3 arrive.
         assert mean.value.tolist() == pytest.approx([(18 + 9 + 6) / 3], abs=1e-9)

@@ -98,7 +98,7 @@ def test_loadings_and_paths_sum_to_their_edges(case: Case) -> None:
     split = table.per_head.sum(2) + table.bypass
     torch.testing.assert_close(split, edges[:, None].expand_as(split), atol=size, rtol=0)
     source, _, _ = table.top(1)[0]
-    found = head_paths(case.graph, source, target=outcome, n=3, beam=64)
+    found = head_paths(case.graph, source, target=outcome, k=3, beam=64)
     assert not found.complete
     for path in found.paths:
         again = head_path(case.graph, source, target=outcome, via=path.heads)

@@ -64,7 +64,7 @@ def test_an_edge_of_the_graph_is_the_stream_and_one_head_each(case: Case) -> Non
     found: dict[object, float] = {}
     for via in ("residual", *(Head(4, head) for head in range(9))):
         for source, _, value in contributions(
-            case.spliced, case.run, Features(3), target, via=via, k=10_000
+            case.spliced, case.run, source=Features(3), target=target, via=via, k=10_000
         ):
             found[source] = found.get(source, 0.0) + value
     size = float(graph.effect.abs().max())
@@ -86,12 +86,22 @@ def test_means_of_one_prompt_are_its_contributions(case: Case) -> None:
     features = case.run.values["features", 9]
     index = int(features.indices[features.rows() == last][0])
     mean = mean_connections(
-        case.spliced, case.run.tokens, Features(3), Feature(9, index), via=Head(9, 1), k=50
+        case.spliced,
+        case.run.tokens,
+        source=Features(3),
+        target=Feature(9, index),
+        via=Head(9, 1),
+        k=50,
     )
     sums: dict[int, float] = {}
     for pos in range(last + 1):
         found = contributions(
-            case.spliced, case.run, Features(3), Feature(9, index, pos), via=Head(9, 1), k=1000
+            case.spliced,
+            case.run,
+            source=Features(3),
+            target=Feature(9, index, pos),
+            via=Head(9, 1),
+            k=1000,
         )
         for source, _, value in found:
             assert isinstance(source, Feature)

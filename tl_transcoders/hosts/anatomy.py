@@ -240,6 +240,13 @@ class Block:
     ln2_post: Norm | None
     parallel: bool
 
+    @property
+    def value_bias(self) -> Float[Tensor, "head d_head"]:
+        """What heads have for values whatever they read: ln1.bias @ W_V + b_V, one copy for every query head."""
+        attention = self.attention
+        bias = einsum(self.ln1.bias, attention.W_V, "d, group d e -> group e") + attention.b_V
+        return bias.repeat_interleave(attention.heads_per_group, dim=0)
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,10 +80,7 @@ class Heads:
 
     def value_bias(self) -> Float[Tensor, "pos head d_head"]:
         """What heads mix of the biases of their values and of the norm before them."""
-        attention, dtype = self.block.attention, self.z.dtype
-        v = torch.einsum("d,gde->ge", self.block.ln1.bias, attention.W_V) + attention.b_V
-        v = v.repeat_interleave(attention.heads_per_group, dim=0).to(dtype)
-        return torch.einsum("hqk,he->qhe", self.pattern, v)
+        return torch.einsum("hqk,he->qhe", self.pattern, self.block.value_bias.to(self.z.dtype))
 
     def read(self, g: Float[Tensor, "n pos d_model"]) -> Float[Tensor, "n pos head d_head"]:
         """The gradient of z from that of the stream behind attention."""

@@ -20,6 +20,7 @@ from tl_transcoders.circuits.attention.placed import (
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable, write
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 
 MEMORY: Final = 1 << 28
@@ -74,6 +75,7 @@ class LoadingTable:
 
     def top(self, n: int) -> list[tuple[GraphNode, Head, float]]:
         """The n largest loadings, as source, head and how much of its edge goes through that head."""
+        check_sizes("LoadingTable.top", n=n)
         flat = self.per_head.flatten()
         best = flat.abs().topk(min(n, len(flat))).indices
         places = torch.stack(torch.unravel_index(best, self.per_head.shape), dim=1).tolist()
@@ -104,7 +106,7 @@ def head_loadings(
     head_loadings(graph, source, target=target, layer=5).per_head
     ```
     """
-    table = loading_table(graph, target, sources=[source])
+    table = _table(graph, target, [source], MEMORY, "head_loadings")
     passage = Passage.of_graph(graph, "head_loadings")
     first, before = first_layer(source), reading(passage, target, "head_loadings")[1]
     if not first <= layer < before:
@@ -119,7 +121,6 @@ def head_loadings(
     return table.of(source, layer)
 
 
-@torch.no_grad()
 def loading_table(
     graph: Graph,
     target: GraphNode,
@@ -136,16 +137,28 @@ def loading_table(
 
     **Raises:** as `head_loadings`.
     """
-    passage = Passage.of_graph(graph, "loading_table")
-    check_nodes(graph, [target, *(sources or ())], "loading_table")
-    read, before = reading(passage, target, "loading_table")
+    return _table(graph, target, sources, memory, "loading_table")
+
+
+@torch.no_grad()
+def _table(
+    graph: Graph,
+    target: GraphNode,
+    sources: Sequence[GraphNode] | None,
+    memory: int,
+    what: str,
+) -> LoadingTable:
+    check_sizes(what, memory=memory)
+    passage = Passage.of_graph(graph, what)
+    check_nodes(graph, [target, *(sources or ())], what)
+    read, before = reading(passage, target, what)
     levels = list(descend(passage, read, before))[::-1]
     nodes = tuple(_sources_of(graph, target) if sources is None else sources)
     size = 8 * passage.frame.run.embed[0].numel() * passage.frame.dtype.itemsize
     each = max(1, memory // size)
     climb = Climb(passage, levels, read)
     parts = [
-        climb.split(written(passage, nodes[i : i + each], "loading_table"))
+        climb.split(written(passage, nodes[i : i + each], what))
         for i in range(0, max(1, len(nodes)), each)
     ]
     per_head, bypass, total = (torch.cat(part).cpu() for part in zip(*parts, strict=True))

@@ -20,6 +20,7 @@ from tl_transcoders.circuits.attention.placed import (
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.nodes import GraphNode
 from tl_transcoders.circuits.nodes import Head, write_node
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 
 BEAM: Final = 256
@@ -95,9 +96,9 @@ def head_path(
 
 @torch.no_grad()
 def head_paths(
-    graph: Graph, source: GraphNode, *, target: GraphNode, n: int = 10, beam: int = BEAM
+    graph: Graph, source: GraphNode, *, target: GraphNode, k: int = 10, beam: int = BEAM
 ) -> HeadPaths:
-    """The n strongest paths of an edge through heads, each passing exactly through its heads; see `head_path`.
+    """The k strongest paths of an edge through heads, each passing exactly through its heads; see `head_path`.
 
     A beam search from the source up: a path that has come to a layer is worth |what all its continuations do together|,
     and the `beam` best go on. A path whose continuations cancel may be missed: `complete` says whether any was given
@@ -106,25 +107,18 @@ def head_paths(
     **Raises:** ConfigError for a node that is no source or no target, or a graph read from a file.
 
     ```python
-    for path in head_paths(graph, source, target=target, n=5).paths:
+    for path in head_paths(graph, source, target=target, k=5).paths:
         print(path.heads, path.effect)
     ```
     """
-    for name, size in (("n", n), ("beam", beam)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                f"head_paths, {name}",
-                got=repr(size),
-                expected="a whole number, 1 or more",
-                do="Leave it out, or give it a size.",
-            )
+    check_sizes("head_paths", k=k, beam=beam)
     passage = Passage.of_graph(graph, "head_paths")
     check_nodes(graph, [source, target], "head_paths")
     read, before = reading(passage, target, "head_paths")
     levels = list(descend(passage, read, before))[::-1]
     search = Search(passage, levels, written(passage, [source], "head_paths"), beam)
     found, total = search.run(read), search.total(read)
-    paths = tuple(sorted(found, key=lambda path: -abs(path.effect))[:n])
+    paths = tuple(sorted(found, key=lambda path: -abs(path.effect))[:k])
     return HeadPaths(
         source=source,
         target=target,

@@ -78,10 +78,10 @@ def inside(run: Run, pos: int, what: str) -> int:
     return pos % length
 
 
-def unseen(head: Head, query: int, key: int) -> ConfigError:
+def unseen(head: Head, query: int, key: int, what: str) -> ConfigError:
     """The error for a key that a query may not see."""
     return ConfigError(
-        "qk_attribution, key",
+        what,
         got=f"position {key}, which position {query} does not see in layer {head.layer}",
         expected="a key that the query sees",
         do="Choose an earlier position, within the window of a layer that has one.",

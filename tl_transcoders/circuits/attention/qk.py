@@ -21,6 +21,7 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.nodes import GraphNode
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.splice import Spliced
 
 
@@ -56,6 +57,7 @@ class QKAttribution:
 
     def top(self, n: int) -> list[tuple[GraphNode, GraphNode, float]]:
         """The n largest terms, as source at the query, source at the key, and term."""
+        check_sizes("QKAttribution.top", n=n)
         width = len(self.key_sources)
         best = self.terms.flatten().abs().topk(min(n, self.terms.numel())).indices.tolist()
         return [
@@ -99,7 +101,7 @@ def qk_attribution(
         inside(run, key, "qk_attribution, key"),
     )
     if not run.wirings[head.layer].visible[query, key]:
-        raise unseen(head, query, key)
+        raise unseen(head, query, key, "qk_attribution, key")
     frame = Frame.of(run)
     passage, sources = Passage.of(frame), Sources.of(frame, {})
     q, k = (Turned.of(passage, sources, head, side) for side in ("q", "k"))

@@ -22,9 +22,10 @@ from tl_transcoders.circuits.attention.qk import QKAttribution, attributed
 from tl_transcoders.circuits.attention.turned import Turned
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.nodes import GraphNode, write
-from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target
+from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 
@@ -101,7 +102,7 @@ class AttentionRow:
         """All terms of one score; ConfigError for a key the query does not see."""
         n = len(self.scores)
         if not -n <= key < n or self.scores[key] == -torch.inf:
-            raise unseen(self.head, self.query, key)
+            raise unseen(self.head, self.query, key, "AttentionRow.key")
         key %= n
         return attributed(
             self.head,
@@ -114,6 +115,7 @@ class AttentionRow:
 
     def top(self, n: int) -> list[RowTerm]:
         """The n terms that move the head's output most: effect = pull[k] · term."""
+        check_sizes("AttentionRow.top", n=n)
         found: list[RowTerm] = []
         for key in (self.scores != -torch.inf).nonzero()[:, 0].tolist():
             terms = self.scale * self.at_query.value @ self.at_keys[key].value.T
@@ -162,7 +164,7 @@ def attention_row(
     v, z = frame.value("v", layer)[:, head.head], frame.value("z", layer)[query, head.head]
     moved = pattern[:, None] * (v - z)
     outputs = passage.heads[layer].write_one(moved, head.head, query)
-    node = None if target is None else Outcomes.of(run, [target]).nodes[0]
+    node = None if target is None else Asked(run, "attention_row, target").node(target)
     pull = outputs.norm(dim=1) if node is None else moved @ _gradient(passage, node, head, query)
     return AttentionRow(
         head=head,

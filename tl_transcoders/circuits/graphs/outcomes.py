@@ -49,79 +49,100 @@ class Outcomes:
     @classmethod
     def of(cls, run: Run, targets: TopTokens | Sequence[Target]) -> "Outcomes":
         """Those asked for, checked; raises ConfigError for what the model or the prompt does not have."""
+        asked = Asked(run, "attribution_graph, targets")
         if isinstance(targets, str) or not isinstance(targets, TopTokens | Sequence):
-            raise _refusal(repr(targets), "a list of targets", "Put it into a list.")
+            raise asked.refusal(repr(targets), "a list of targets", "Put it into a list.")
         if isinstance(targets, TopTokens):
-            nodes = _top(run, targets)
+            nodes = asked.top(targets)
         else:
-            nodes = tuple(dict.fromkeys(_outcome(run, target) for target in targets))
+            nodes = tuple(dict.fromkeys(asked.node(target) for target in targets))
         if not nodes:
-            raise _refusal("none", "one target or more", "Leave targets out for the top tokens.")
+            raise asked.refusal("none", "one target or more", "Leave it out for the top tokens.")
         weight = torch.tensor([_weight(run, node) for node in nodes]).double()
         return cls(nodes, weight, _vocabulary(run, nodes))
 
 
-def _top(run: Run, top: TopTokens) -> tuple[Token, ...]:
-    pos = _inside(run, top.pos)
-    p, token = run.logits[0, pos].double().softmax(-1).topk(min(top.n, run.logits.shape[-1]))
-    n = int((p.cumsum(0) < top.mass).sum()) + 1
-    return tuple(Token(int(i), pos) for i in token[:n])
+@final
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Targets of a run as a caller names them; `what` asked, in errors."""
 
+    run: Run
+    what: str
 
-def _outcome(run: Run, target: Any) -> Outcome:
-    match target:
-        case bool():
-            pass
-        case int() | str():
-            return Token(_token(run, target), _inside(run, -1))
-        case (int() | str() as good, int() | str() as bad):
-            return Difference(_token(run, good), _token(run, bad), _inside(run, -1))
-        case Token(token, pos):
-            return Token(_token(run, token), _inside(run, pos))
-        case Difference(good, bad, pos):
-            return Difference(_token(run, good), _token(run, bad), _inside(run, pos))
-        case Feature(layer, index, pos):
-            _check_feature(run, target)
-            return Feature(layer, index, _inside(run, -1 if pos is None else pos))
-        case _:
-            pass
-    raise _refusal(
-        repr(target),
-        "a token (id or text), a pair of tokens, Token, Difference or Feature",
-        'Write targets=["w", ("w", "v"), tlt.Feature(3, 7, -1)].',
-    )
-
-
-def _token(run: Run, word: Word) -> int:
-    vocab = run.logits.shape[-1]
-    if isinstance(word, str):
-        found = run.spliced.model.to_tokens(word, prepend_bos=False)[0].tolist()
-        if len(found) != 1:
-            raise _refusal(
-                f"{word!r}, which is {len(found)} tokens", "one token", "Mind the space before it."
-            )
-        return found[0]
-    if not 0 <= word < vocab:
-        raise _refusal(
-            f"token {word}", f"a token of the vocabulary, 0 to {vocab - 1}", "Correct it."
+    def top(self, top: TopTokens) -> tuple[Token, ...]:
+        """The most probable next tokens."""
+        pos = self._inside(top.pos)
+        p, token = (
+            self.run.logits[0, pos].double().softmax(-1).topk(min(top.n, self.run.logits.shape[-1]))
         )
-    return word
+        n = int((p.cumsum(0) < top.mass).sum()) + 1
+        return tuple(Token(int(i), pos) for i in token[:n])
 
+    def node(self, target: Any) -> Outcome:
+        """What a target stands for."""
+        match target:
+            case bool():
+                pass
+            case int() | str():
+                return Token(self._token(target), self._inside(-1))
+            case (int() | str() as good, int() | str() as bad):
+                return Difference(self._token(good), self._token(bad), self._inside(-1))
+            case Token(token, pos):
+                return Token(self._token(token), self._inside(pos))
+            case Difference(good, bad, pos):
+                return Difference(self._token(good), self._token(bad), self._inside(pos))
+            case Feature(layer, index, pos):
+                self._check_feature(target)
+                return Feature(layer, index, self._inside(-1 if pos is None else pos))
+            case _:
+                pass
+        raise self.refusal(
+            repr(target),
+            "a token (id or text), a pair of tokens, Token, Difference or Feature",
+            'Write targets=["w", ("w", "v"), tlt.Feature(3, 7, -1)].',
+        )
 
-def _inside(run: Run, pos: int) -> int:
-    length = run.shape[1]
-    if not -length <= pos < length:
-        raise _refusal(f"position {pos}", f"one of {length}", "Choose a position of the prompt.")
-    return pos % length
+    def _token(self, word: Word) -> int:
+        vocab = self.run.logits.shape[-1]
+        if isinstance(word, str):
+            found = self.run.spliced.model.to_tokens(word, prepend_bos=False)[0].tolist()
+            if len(found) != 1:
+                raise self.refusal(
+                    f"{word!r}, which is {len(found)} tokens",
+                    "one token",
+                    "Mind the space before it.",
+                )
+            return found[0]
+        if not 0 <= word < vocab:
+            raise self.refusal(
+                f"token {word}", f"a token of the vocabulary, 0 to {vocab - 1}", "Correct it."
+            )
+        return word
 
+    def _inside(self, pos: int) -> int:
+        length = self.run.shape[1]
+        if not -length <= pos < length:
+            raise self.refusal(
+                f"position {pos}", f"one of {length}", "Choose a position of the prompt."
+            )
+        return pos % length
 
-def _check_feature(run: Run, node: Feature) -> None:
-    swap = run.model.swaps.get(node.layer)
-    if swap is None:
-        spliced = sorted(run.model.swaps)
-        raise _refusal(write(node), f"a feature of layers {spliced}", "Choose a spliced layer.")
-    if not 0 <= node.index < swap.n_features:
-        raise _refusal(write(node), f"a feature from 0 to {swap.n_features - 1}", "Choose one.")
+    def _check_feature(self, node: Feature) -> None:
+        swap = self.run.model.swaps.get(node.layer)
+        if swap is None:
+            spliced = sorted(self.run.model.swaps)
+            raise self.refusal(
+                write(node), f"a feature of layers {spliced}", "Choose a spliced layer."
+            )
+        if not 0 <= node.index < swap.n_features:
+            raise self.refusal(
+                write(node), f"a feature from 0 to {swap.n_features - 1}", "Choose one."
+            )
+
+    def refusal(self, got: str, expected: str, do: str) -> ConfigError:
+        """The error for a target that cannot be."""
+        return ConfigError(self.what, got=got, expected=expected, do=do)
 
 
 def _weight(run: Run, node: Outcome) -> float:
@@ -137,7 +158,3 @@ def _vocabulary(run: Run, nodes: tuple[Outcome, ...]) -> dict[int, str]:
         if isinstance(node, Token | Difference):
             ids |= dict.fromkeys([node.token] if isinstance(node, Token) else [node.good, node.bad])
     return {i: str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids}
-
-
-def _refusal(got: str, expected: str, do: str) -> ConfigError:
-    return ConfigError("attribution_graph, targets", got=got, expected=expected, do=do)

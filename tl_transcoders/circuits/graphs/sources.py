@@ -107,7 +107,8 @@ class Sources:
         if swap is not None:
             own = swap.b_dec.to(frame.dtype)
             if swap.W_skip is not None and swap.coder.cfg.read == "mlp_in":
-                own = own + (frame.block(layer).ln2.bias @ swap.W_skip).to(frame.dtype)
+                bias = frame.block(layer).ln2.bias.to(frame.dtype)
+                own = own + bias @ swap.W_skip.to(frame.dtype)
             written = own * frame.spliced[:, None]
         return frame.pushed(layer, written, bias=True)
 

@@ -102,7 +102,5 @@ def wires(frame: Frame, layer: int, dtype: torch.dtype) -> Wires:
 def _bias(block: Block, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "query d_model"]:
     """What heads write of their own: the biases of the norm before them, of their values, of their output."""
     attention = block.attention
-    v = torch.einsum("d,gde->ge", block.ln1.bias, attention.W_V) + attention.b_V
-    v = v.repeat_interleave(attention.heads_per_group, dim=0).to(pattern.dtype)
-    z = torch.einsum("hqk,he->qhe", pattern, v)
+    z = torch.einsum("hqk,he->qhe", pattern, block.value_bias.to(pattern.dtype))
     return z.flatten(1) @ attention.W_O.flatten(0, 1).to(z.dtype) + attention.b_O

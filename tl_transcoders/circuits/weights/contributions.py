@@ -67,9 +67,9 @@ class Contributions:
 def contributions(
     spliced: Spliced,
     prompt: Prompt,
+    *,
     source: Source,
     target: Target,
-    *,
     k: int = 20,
     via: Via = "residual",
     sign: Sign = "both",
@@ -91,7 +91,7 @@ def contributions(
     **Raises:** as `connections` and `greedy_paths`; ConfigError for `Logits()`: name tokens.
 
     ```python
-    contributions(spliced, prompt, Features(3), Feature(5, 1207, pos=-1), via=Head(4, 2))
+    contributions(spliced, prompt, source=Features(3), target=Feature(5, 1207, pos=-1), via=Head(4, 2))
     ```
     """
     check_options("contributions", k=k, memory=memory, sign=sign)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.gap import check_gap
-from tl_transcoders.circuits.graphs.outcomes import Outcomes, Target
+from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.checks import check_word
@@ -63,9 +63,8 @@ def greedy_paths(
     check_word("greedy_paths", "rank", rank, RANKS)
     run = run_on(spliced, prompt)
     frame = Frame.of(run)
-    outcomes = Outcomes.of(run, [target])
     search = Search(Reader(frame), branches, among, rank)
-    return search.run(root(frame, outcomes.nodes[0]), depth)
+    return search.run(root(frame, Asked(run, "greedy_paths, target").node(target)), depth)
 
 
 @final

@@ -27,12 +27,12 @@ class HeadMap:
 
     value: Float[Tensor, "layer head"]
 
-    def top(self, k: int = 5) -> list[tuple[Head, float]]:
-        """The k heads with the largest |value|."""
-        check_sizes("HeadMap.top", k=k)
+    def top(self, n: int = 5) -> list[tuple[Head, float]]:
+        """The n heads with the largest |value|."""
+        check_sizes("HeadMap.top", n=n)
         flat = self.value.flatten()
         order = flat.abs().nan_to_num(nan=-1.0).argsort(descending=True, stable=True)
-        found = [(divmod(i, self.value.shape[1]), float(flat[i])) for i in order[:k].tolist()]
+        found = [(divmod(i, self.value.shape[1]), float(flat[i])) for i in order[:n].tolist()]
         return [(Head(*place), value) for place, value in found if value == value]
 
 

@@ -87,14 +87,14 @@ class MeanConnections:
 def mean_connections(
     spliced: Spliced,
     tokens: Int[Tensor, "batch pos"],
+    *,
     source: Source,
     target: Features | Feature,
-    *,
     k: int = 20,
     via: Via = "residual",
     given: Given | None = None,
     sign: Sign = "both",
-    at_least: int = 1,
+    least: int = 1,
     mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 8,
     memory: int = 1 << 30,
@@ -114,7 +114,7 @@ def mean_connections(
     - `tokens`: prompts of one length, padded on the right where need be; `mask`: which tokens count, by default all
       at which a transcoder stands.
     - `source`, `target`, `via`, `sign`: as of `connections`; `given`: None, `"source"`, `"target"` or `"both"`.
-    - `at_least`: at how many tokens both must fire (where neither or the source is given: something arrive), so that
+    - `least`: at how many tokens both must fire (where neither or the source is given: something arrive), so that
       the strongest are not those seen once.
     - `memory`: bytes the counted pairs may take.
 
@@ -123,11 +123,11 @@ def mean_connections(
     **Raises:** as `connections`; ConfigError where pairs do not fit the memory.
 
     ```python
-    mean_connections(spliced, tokens, Features(3), Feature(5, 1207), given="target")
+    mean_connections(spliced, tokens, source=Features(3), target=Feature(5, 1207), given="target")
     ```
     """
     check_options("mean_connections", k=k, memory=memory, sign=sign)
-    check_sizes("mean_connections", batch_size=batch_size, at_least=at_least)
+    check_sizes("mean_connections", batch_size=batch_size, least=least)
     check_word("mean_connections", "given", given, GIVEN)
     _check_target(target)
     check_tokens(spliced.host, tokens, "mean_connections")
@@ -140,7 +140,7 @@ def mean_connections(
             run = capture(spliced, tokens[rows])
         here = counted[rows].to(run.tokens.device)
         tally.add(run, here if run.excluded is None else here & ~run.excluded)
-    return _ranked(tally, given, Options(k, sign, at_least, memory))
+    return _ranked(tally, given, Options(k, sign, least, memory))
 
 
 @final
@@ -150,7 +150,7 @@ class Options:
 
     k: int
     sign: Sign
-    at_least: int
+    least: int
     memory: int
 
 
@@ -161,13 +161,13 @@ def _ranked(tally: Tally, given: Given | None, options: Options) -> MeanConnecti
     """The strongest means of what was added up."""
     way, (pair, sums) = tally.way, tally.pairs.found()
     if given in ("target", "both"):
-        kept = sums[:, -1] >= options.at_least
+        kept = sums[:, -1] >= options.least
         often, some = pair[kept], sums[kept]
         divided = some[:, -1] if given == "both" else tally.n_target[often // way.n_source]
         s, t, value = _of_pairs(way, often, some[:, :-1] / divided[:, None], options)
     else:
         n = tally.n_source[:, None].clamp(min=1) if given == "source" else max(tally.n_tokens, 1)
-        often = tally.n_source[:, None] >= options.at_least
+        often = tally.n_source[:, None] >= options.least
         s, t, value = _of_all(way, tally.mean / n * often, options)
     target = way.target
     assert isinstance(target, Features | Feature)

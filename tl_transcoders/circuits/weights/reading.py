@@ -122,12 +122,9 @@ class Reader:
             torch.arange(pos + 1).repeat(n_heads),
             torch.arange(n_heads).repeat_interleave(pos + 1),
         )
-        attention = block.attention
-        v = torch.einsum("d,gde->ge", block.ln1.bias, attention.W_V) + attention.b_V
-        v = v.repeat_interleave(attention.heads_per_group, dim=0).to(frame.dtype)
-        mixed = pattern.sum(1)[:, None] * v
+        mixed = pattern.sum(1)[:, None] * block.value_bias.to(frame.dtype)
         post, raw = block.ln1_post, frame.value("attn_raw", layer)[pos]
-        b_O = pushed(post, raw, attention.b_O.to(frame.dtype), bias=True)
+        b_O = pushed(post, raw, block.attention.b_O.to(frame.dtype), bias=True)
         return rows, moved.flatten(), float((mixed * z).sum() + b_O @ reading.vector)
 
     def _mlp(self, layer: int, reading: Reading) -> tuple[list[Tensor], list[Tensor], float]:
