@@ -107,7 +107,8 @@ def normal_circuit(circuit: Circuit, setting: Setting) -> Circuit:
 
 
 def level_of(circuit: Circuit, level: Level | None) -> Level:
-    """The level asked for, or that of edges where the circuit has any."""
+    """The level asked for, or that of edges where the circuit has any; ConfigError for what is no circuit."""
+    check_circuit(circuit)
     if level is None:
         return "edge" if circuit.edges else "node"
     if level not in ("node", "edge"):
@@ -115,3 +116,14 @@ def level_of(circuit: Circuit, level: Level | None) -> Level:
             "level", got=repr(level), expected='"node", "edge" or None', do="Choose one of these."
         )
     return level
+
+
+def check_circuit(circuit: object) -> None:
+    """Raises ConfigError for what is no circuit."""
+    if not isinstance(circuit, Circuit):
+        raise ConfigError(
+            "circuit",
+            got=f"a {type(circuit).__name__}",
+            expected="a Circuit",
+            do="Take that of a result: attributed.circuit(nodes=50), found.circuit; or write Circuit([...]).",
+        )

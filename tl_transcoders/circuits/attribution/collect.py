@@ -19,13 +19,14 @@ def per_prompt(
 ) -> Float[Tensor, " batch"]:
     """The sum of the scores of some families, prompt by prompt."""
     batch, length = changes.embed.shape[:2]
-    total = changes.embed.new_zeros(batch)
+    wide = torch.promote_types(changes.embed.dtype, torch.float32)
+    total = changes.embed.new_zeros(batch, dtype=wide)
     for family in families:
         score = scores.get(family)
         if score is not None and family[0] == "feature":
-            total = total.index_add(0, changes.features[family[1]].row // length, score)
+            total = total.index_add(0, changes.features[family[1]].row // length, score.to(wide))
         elif score is not None:
-            total = total + score.flatten(1).sum(1)
+            total = total + score.to(wide).flatten(1).sum(1)
     return total
 
 

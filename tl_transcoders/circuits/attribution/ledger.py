@@ -1,5 +1,6 @@
 """Scores of edges, summed as they come, however many there are."""
 
+from functools import reduce
 from typing import Final, final
 
 import torch
@@ -28,17 +29,19 @@ class Ledger:
         found = met.receivers
         if isinstance(found, Dense):
             codes, gradient = self._wanted(found)
-            dense = met.dense.flatten(1) @ gradient.flatten(1).T
+            of_dense, of_sparse, gradient = _in_one_dtype(met.dense, met.sparse, gradient)
+            dense = of_dense.flatten(1) @ gradient.flatten(1).T
             self._add(met.dense_codes[:, None], codes, dense * weight)
             if met.sparse.shape[1]:
-                sparse = met.sparse @ gradient.permute(1, 2, 0)
+                sparse = of_sparse @ gradient.permute(1, 2, 0)
                 self._add(met.sparse_codes[..., None], codes, sparse * weight)
             return
         codes = self._kept(found.codes)[:, None]
-        dense = torch.einsum("nrd,rmd->rnm", met.dense, found.gradient)
+        of_dense, of_sparse, gradient = _in_one_dtype(met.dense, met.sparse, found.gradient)
+        dense = torch.einsum("nrd,rmd->rnm", of_dense, gradient)
         self._add(met.dense_codes[:, None], codes, dense * weight)
         if met.sparse.shape[1]:
-            sparse = met.sparse @ found.gradient.transpose(1, 2)
+            sparse = of_sparse @ gradient.transpose(1, 2)
             self._add(met.sparse_codes[..., None], codes, sparse * weight)
 
     def enter_scores(
@@ -84,3 +87,9 @@ class Ledger:
         if self.receivers is None:
             return codes
         return torch.where(torch.isin(codes, self.receivers), codes, PADDING)
+
+
+def _in_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The widest of theirs: a model and its transcoders may differ."""
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return tuple(tensor.to(widest) for tensor in tensors)

@@ -144,7 +144,7 @@ class _Pass:
 
     def _visit(self, spot: Spot, layer: int, value: Any) -> Any:
         if (spot, layer) in self.move.added:
-            value = value + self.move.added[spot, layer]
+            value = value + self.move.added[spot, layer].to(value.dtype)
         if spot == "pattern" and self.rules.patterns:
             value = value.detach()
         if spot in ("mlp_in", "attn_out", "mlp_out"):

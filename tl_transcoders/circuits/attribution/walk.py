@@ -165,7 +165,7 @@ class Walk:
         x = reading.of(reading.point.values["mlp_in", swap.layer])
 
         def carried(at: Tensor, sent: Tensor) -> Tensor:
-            return swap.push(block, at, sent) @ weight
+            return (swap.push(block, at, sent).to(weight.dtype) @ weight).to(sent.dtype)
 
         dense, sparse = carried(x, self.senders.dense), carried(x[:, None], self.senders.sparse)
         self.senders.add(self._spliced(post(dense)), self._spliced_rows(_by_row(post, sparse)))

@@ -15,6 +15,7 @@ from tl_transcoders.circuits.ablation.setting import (
     Errors,
     Prompts,
     Setting,
+    check_circuit,
     normal_circuit,
     setting_of,
 )
@@ -122,6 +123,7 @@ class Pruning:
 
 
 def _check(circuit: Circuit, threshold: float) -> None:
+    check_circuit(circuit)
     if not circuit.edges:
         raise ConfigError(
             "acdc",

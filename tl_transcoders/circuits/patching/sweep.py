@@ -124,6 +124,7 @@ def sweep(
     ```
     """
     check_spliced(spliced)
+    _check_senders(senders)
     base_run, source_run = runs_of(spliced, base, source)
     group = normal_group(receivers, base_run)
     for node in group:
@@ -142,6 +143,17 @@ def sweep(
             effects=found.effects(),
             base=read_metric(base_run, measured, base_run.resid_final, hop.rows),
             source=metric_of(source_run, measured),
+        )
+
+
+def _check_senders(senders: object) -> None:
+    families = senders if isinstance(senders, list | tuple) else ()
+    if not families or not all(isinstance(family, Family) for family in families):
+        raise ConfigError(
+            "sweep, senders",
+            got=repr(senders),
+            expected="a list of families, AllHeads() or ActiveFeatures()",
+            do="Write senders=[AllHeads(), ActiveFeatures(layers=[3, 4])]; path_patch takes single nodes.",
         )
 
 

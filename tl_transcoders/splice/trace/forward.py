@@ -223,7 +223,7 @@ class Forward:
         y = swap.decode(coded.edited, x, carried).to(x.dtype)
         if swap.policy != "drop" and self.errors != "zero":
             error = self._error(swap, x, y, carried, original, coded)
-            y = y + self.visit("error", swap.layer, error)
+            y = (y + self.visit("error", swap.layer, error)).to(x.dtype)
         return y if mask is None else torch.where(mask[..., None], original(), y)
 
     def _error(
@@ -252,12 +252,13 @@ class Forward:
         assert self.frozen is not None
         for source in swap.sources:
             change = self.visit("features", source, NO_CHANGE)
-            out = out + change.through(swap.decoder(source)) if change is not NO_CHANGE else out
+            if change is not NO_CHANGE:
+                out = out + change.through(swap.decoder(source)).to(out.dtype)
         if ("error", swap.layer) not in self.frozen.values:
             return out
         error = self._frozen("error", swap.layer)
         changed = self.visit("error", swap.layer, error)
-        return out if changed is error else out + (changed - error)
+        return out if changed is error else out + (changed - error).to(out.dtype)
 
     def _carried(self, swap: Swap, start: int) -> Tensor | None:
         """What cross-layer features of layers before `start` write here: what they wrote in the base run."""
