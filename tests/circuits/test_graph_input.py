@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.cases import Kind
 from tests.circuits.test_graph import PROMPT, spliced_with
-from tl_transcoders.circuits.attention import with_heads
+from tl_transcoders.circuits.attention import head_loadings, with_heads
 from tl_transcoders.circuits.graphs import (
     Bias,
     Difference,
@@ -23,6 +24,7 @@ from tl_transcoders.circuits.graphs import (
 )
 from tl_transcoders.circuits.graphs.nodes import NodeTable, parse, write
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
+from tl_transcoders.circuits.weights import HeadMap
 from tl_transcoders.errors import ConfigError, SpliceError, TranscoderFormatError
 
 
@@ -45,6 +47,7 @@ ASKED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "save": (lambda graph: graph.save("no/such/folder/graph.safetensors"), "a folder that exists"),
     "merged top": (lambda graph: merge([graph]).top(-1), "1 or more"),
     "merged least": (lambda graph: merge([graph]).top(1, least=0), "1 or more"),
+    "heads top": (lambda _: HeadMap(torch.ones(2, 3)).top(-1), "1 or more"),
     "groups top": (lambda graph: graph.group({}).top(0), "1 or more"),
     "page": (lambda graph: graph.save_html("no/such/folder/graph.html"), "a folder that exists"),
 }
@@ -124,9 +127,30 @@ def test_a_graph_can_give_up_its_run(graph: Graph) -> None:
     bare = graph.without_run()
     assert bare.run is None
     assert bare.effect is graph.effect
-    for ask in (Graph.validate, lambda graph: with_heads(graph, 1)):
-        with pytest.raises(ConfigError, match='unspliced="linear"'):
+    assert bare.without_run() is bare
+    for name, ask in NEEDS_RUN.items():
+        with pytest.raises(ConfigError, match=f"^{name}.*without_run gave up"):
             ask(bare)
+
+
+NEEDS_RUN: dict[str, Callable[[Graph], Any]] = {
+    "Graph.validate": Graph.validate,
+    "with_heads": lambda graph: with_heads(graph, [Head(0, 0)]),
+    "head_loadings": lambda graph: head_loadings(
+        graph, Embed(0), target=graph.outcomes[0], layer=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_RUN)
+def test_what_needs_a_run_says_why_there_is_none(graph: Graph, name: str, tmp_path: Path) -> None:
+    graph.save(tmp_path / "graph.safetensors")
+    loaded = Graph.load(tmp_path / "graph.safetensors")
+    with spliced_with(Kind("one", layers=(1,))) as spliced:
+        linear = attribution_graph(spliced, PROMPT, unspliced="linear")
+    for bare, why in ((loaded, "from a file"), (linear.without_run(), "linear MLPs")):
+        with pytest.raises(ConfigError, match=f"^{name}.*{why}"):
+            NEEDS_RUN[name](bare)
 
 
 def test_a_page_holds_any_words(graph: Graph, tmp_path: Path) -> None:
@@ -160,6 +184,19 @@ DAMAGED: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     "position": (_rows(2, 99), "positions that are not there"),
     "no position": (_rows(2, -1), "positions that are not there"),
     "index": (_rows(3, -7), "negative index"),
+    "other": (_rows(4, 1), "an index of nodes that have none"),
+    "repeated": (
+        lambda g: replace(
+            g, nodes=NodeTable(g.nodes.rows.index_copy(0, torch.tensor([1]), g.nodes.rows[:1]))
+        ),
+        "nodes that repeat",
+    ),
+    "tokens": (lambda g: _changed(g, tokens=_filled([0], -1)), "tokens below 0"),
+    "weight": (lambda g: _changed(g, weight=_filled([0], -0.5)), "weight below 0"),
+    "eight bits": (
+        lambda g: _changed(g, effect=lambda e: e.to(torch.float8_e4m3fn)),
+        "effect of torch.float8",
+    ),
     "no layers": (lambda graph: replace(graph, n_layers=0), "a header of another shape"),
     "vocabulary": (lambda g: replace(g, vocabulary={"9" * 5000: "x"}), "a header of another shape"),
     "effect": (lambda g: _changed(g, effect=_filled([0], float("nan"))), "effect with something"),

@@ -149,5 +149,5 @@ def test_what_is_no_edge_is_told(graph: Graph, source: Any, target: Any, told: s
 
 def test_a_graph_from_a_file_has_no_model(graph: Graph, tmp_path: Any) -> None:
     graph.save(tmp_path / "graph.safetensors")
-    with pytest.raises(ConfigError, match="without its run"):
+    with pytest.raises(ConfigError, match="from a file"):
         loading_table(Graph.load(tmp_path / "graph.safetensors"), TOKEN)

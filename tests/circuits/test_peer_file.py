@@ -96,6 +96,8 @@ class Config:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cfg": Config("3")}, "no number of layers"),
     ({"cfg": Config(2)}, "adjacency_matrix"),
+    ({"cfg": Config(10**12)}, "adjacency_matrix"),
+    ({"cfg": Config(True)}, "no number of layers"),
     ({"logit_targets": []}, "logit_targets"),
     ({"logit_targets": torch.tensor([1, 1])}, "logit_targets"),
     ({"activation_values": torch.ones(3)}, "activation_values"),

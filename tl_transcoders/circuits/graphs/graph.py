@@ -12,6 +12,7 @@ from torch import Tensor
 from tl_transcoders._types import ErrorPolicy
 from tl_transcoders.circuits.graphs import graph_file, page, peer_file, pruning
 from tl_transcoders.circuits.graphs.influence import influence, shares, total_effects
+from tl_transcoders.circuits.graphs.no_run import NoRun, check_run
 from tl_transcoders.circuits.graphs.nodes import Difference, GraphNode, NodeTable, Token, write
 from tl_transcoders.circuits.graphs.path_length import path_length
 from tl_transcoders.circuits.graphs.paths import By, GraphPath, strongest_paths
@@ -22,7 +23,6 @@ from tl_transcoders.circuits.graphs.similar import similar_features
 from tl_transcoders.circuits.graphs.super_graph import SuperGraph
 from tl_transcoders.circuits.graphs.validate import Validation, validate
 from tl_transcoders.circuits.sizes import check_sizes
-from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Graph:
     gap: float
     run: Run | None = field(default=None, repr=False)
     """The run it was made from, which `validate` needs; not saved, and given up by `without_run`."""
+    no_run: NoRun = field(default="linear", repr=False)
+    """Why there is no run, where there is none: linear MLPs, a file, or it was given up."""
 
     def __repr__(self) -> str:
         prompt = "".join(self.words)
@@ -241,23 +243,15 @@ class Graph:
         return validate(self, self.run_for("Graph.validate"), n, seed)
 
     def run_for(self, what: str) -> Run:
-        """The run, for something that needs it; raises ConfigError that says so where the graph has none."""
-        if self.run is None:
-            raise ConfigError(
-                what,
-                got="a graph without its run",
-                expected="a graph as attribution_graph returned it, its MLPs transcoders or constant",
-                do="Make the graph again: files, merged graphs and what without_run returned hold no run, and this is "
-                'not made for the linear MLPs of unspliced="linear".',
-            )
-        return self.run
+        """The run, for something that needs it; raises ConfigError that says why where the graph has none."""
+        return check_run(what, self.run, self.no_run)
 
     def without_run(self) -> "Graph":
         """The same without the run, whose tensors `[pos ...]` of every layer and logits stay in memory with the graph.
 
-        Everything but `validate` and attention's functions works as before.
+        Everything but `validate` and attention's functions works as before. The graphs it was taken from keep the run.
         """
-        return replace(self, run=None)
+        return self if self.run is None else replace(self, run=None, no_run="given up")
 
     def to_networkx(self) -> "networkx.DiGraph":
         """A directed graph of the nodes with attributes `text`, `activation`, `weight`, and edges with `effect`."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.nodes import KINDS, NodeTable
+from tl_transcoders.circuits.graphs.nodes import KINDS, LARGEST, OUTSIDE, NodeTable
 from tl_transcoders.errors import ConfigError, TranscoderFormatError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ FORMAT: Final = "tl_transcoders.graph"
 VERSION: Final = 1
 PER_NODE: Final = ("activation", "weight", "value", "left_out")
 PER_EDGE: Final = ("target", "source", "effect")
+FLOATS: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PLAIN: Final = ("words", "vocabulary", "n_layers", "errors", "gap")
 
 
@@ -82,7 +83,8 @@ def read(path: Path) -> dict[str, Any]:
     _check_nodes(path, nodes.rows, plain["n_layers"], len(plain["words"]))
     _check_edges(path, nodes, tensors["source"], tensors["target"])
     words, vocabulary = tuple(plain["words"]), {int(i): w for i, w in plain["vocabulary"].items()}
-    return {**tensors, **plain, "words": words, "vocabulary": vocabulary, "nodes": nodes}
+    parts = {"words": words, "vocabulary": vocabulary, "nodes": nodes, "no_run": "file"}
+    return {**tensors, **plain, **parts}
 
 
 def _check_plain(path: Path, plain: Any) -> None:
@@ -115,25 +117,42 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], n_pos: int) -> None:
     for name in ("tokens", "nodes", "target", "source"):
         if tensors[name].dtype not in (torch.int64, torch.int32):
             raise _wrong(path, f"{name} of {tensors[name].dtype}", "integers")
+    _check_numbers(path, tensors)
+
+
+def _check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
     for name in (*PER_NODE, "effect"):
         numbers = tensors[name]
+        if numbers.dtype not in FLOATS:
+            raise _wrong(path, f"{name} of {numbers.dtype}", "floats of 16 bits or more")
         known = numbers[~numbers.isnan()] if name == "value" else numbers
-        if not numbers.is_floating_point() or not known.isfinite().all():
+        if not known.isfinite().all():
             raise _wrong(path, f"{name} with something that is no number", "finite numbers")
+    if not _within(tensors["tokens"], 0, LARGEST):
+        raise _wrong(path, "tokens below 0", "token ids")
+    if (tensors["weight"] < 0).any():
+        raise _wrong(path, "weight below 0", "0 or more")
 
 
 def _check_nodes(path: Path, rows: Tensor, n_layers: int, n_pos: int) -> None:
-    kind, layer, pos, *indices = rows.unbind(1)
+    kind, layer, pos, index, other = rows.unbind(1)
     if not _within(kind, 0, len(KINDS)):
         raise _wrong(path, "nodes of unknown kinds", f"{', '.join(KINDS)}")
     nodes = NodeTable(rows)
-    last = nodes.is_a("bias", "token", "difference")
-    if not _within(layer, 0, n_layers + 1) or (layer[~last] == n_layers).any():
+    bias, embed, last = nodes.is_a("bias"), nodes.is_a("embed"), nodes.is_a("token", "difference")
+    own_layer = torch.where(bias | last, layer <= n_layers, layer < n_layers)
+    own_layer &= (~last | (layer == n_layers)) & (~embed | (layer == 0)) & (layer >= 0)
+    if not own_layer.all():
         raise _wrong(path, "nodes of layers that are not there", f"layers 0 to {n_layers - 1}")
-    if not _within(pos[~nodes.is_a("bias")], 0, n_pos):
+    if not _within(pos[~bias], 0, n_pos) or (pos[bias] != OUTSIDE).any():
         raise _wrong(path, "nodes at positions that are not there", f"0 to {n_pos - 1}")
-    if any((index < 0).any() for index in indices):
+    if not (_within(index, 0, LARGEST) and _within(other, 0, LARGEST)):
         raise _wrong(path, "nodes with a negative index", "features, heads and tokens from 0")
+    indexed = last | nodes.is_a("feature", "head")
+    if index[~indexed].any() or other[~nodes.is_a("difference")].any():
+        raise _wrong(path, "an index of nodes that have none", "0 there")
+    if len(rows.unique(dim=0)) < len(rows):
+        raise _wrong(path, "nodes that repeat", "every node once")
 
 
 def _check_edges(path: Path, nodes: NodeTable, source: Tensor, target: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_transcoders.circuits.graphs.graph_file import FLOATS
 from tl_transcoders.circuits.graphs.nodes import LARGEST, NodeTable, Token
 from tl_transcoders.circuits.nodes import Embed, Error
 from tl_transcoders.errors import TranscoderFormatError
@@ -61,6 +62,7 @@ def read_peer_graph(path: Path, words: Sequence[str] | None) -> dict[str, Any]:
         "source": source.int(),
         "effect": effect,
         "gap": float("nan"),
+        "no_run": "file",
     }
 
 
@@ -171,8 +173,8 @@ def _is_pair(pair: Any) -> bool:
 
 def _check_tensor(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     floats = name in ("adjacency_matrix", "activation_values", "logit_probabilities")
-    integers = tensor.dtype in (torch.int64, torch.int32)
-    if tuple(tensor.shape) != shape or not (tensor.is_floating_point() if floats else integers):
+    dtypes = FLOATS if floats else (torch.int64, torch.int32)
+    if tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
         got = f"{name} {tuple(tensor.shape)} of {tensor.dtype}"
         raise _wrong(path, got, f"{shape} of {'floats' if floats else 'integers'}")
     if not tensor.isfinite().all():
