@@ -57,7 +57,7 @@ class Terms:
 
 
 @final
-class Reader:
+class RunReader:
     """A run on one prompt, read backwards."""
 
     def __init__(self, frame: Frame) -> None:
