@@ -125,7 +125,10 @@ def test_the_factors_multiply() -> None:
         run = capture(spliced, PROMPT)
         block = run.model.anatomy.blocks[2]
         sigma = float(block.ln2.scale(run.values["mlp_in", 2])[0, 6, 0])
-        weights = {s: v for s, _, v in connections(spliced, Features(0), target, k=EVERYTHING)}
+        weights = {
+            s: v
+            for s, _, v in connections(spliced, source=Features(0), target=target, k=EVERYTHING)
+        }
         found = contributions(spliced, PROMPT, source=Features(0), target=target)
         assert len(found) == 5
         for source, _, value in found:

@@ -86,11 +86,11 @@ def test_a_changed_weight_does_not_sum() -> None:
     transcoders = SKIP.build(model)
     with splice(model, transcoders, error="keep") as spliced:
         run = capture(spliced, PROMPT)
-        greedy_paths(spliced, run, (4, 5), branches=20)
+        greedy_paths(spliced, run, target=(4, 5), branches=20)
         for layer in transcoders:
             transcoders[layer].W_enc[3].add_(0.01)
         with pytest.raises(SpliceError, match="rows that miss"):
-            greedy_paths(spliced, run, (4, 5), branches=20)
+            greedy_paths(spliced, run, target=(4, 5), branches=20)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_linear_chain_is_the_only_path(truth: Truth, host: str) -> None:
     """x is 3 in the source run: f0.0 = 3 writes 2 · 3, the head moves 3 times it, f1.0 reads it, writes 5 times it."""
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         run = capture(spliced, truth.source_tokens)
-        paths = greedy_paths(spliced, run, (ANSWER, WRONG), depth=4, among=Match(kind=CHAIN))
+        paths = greedy_paths(spliced, run, target=(ANSWER, WRONG), depth=4, among=Match(kind=CHAIN))
     assert paths.gap < 1e-10
     whole = 3 * 2 * 3 * 5
     (path,) = (path for path in paths.levels[4] if abs(path.value) > 1e-9)
@@ -125,7 +125,7 @@ CHAIN = ("head", "feature", "embed")
 def test_steps_sum_on_models_whose_circuits_are_known(truth: Truth, host: str) -> None:
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         run = capture(spliced, truth.source_tokens)
-        paths = greedy_paths(spliced, run, (ANSWER, WRONG), depth=5)
+        paths = greedy_paths(spliced, run, target=(ANSWER, WRONG), depth=5)
     assert paths.gap < 1e-10
     assert paths.levels[0][0].value == pytest.approx(float(truth.metric(run.logits)), abs=1e-9)
 
@@ -133,7 +133,7 @@ def test_steps_sum_on_models_whose_circuits_are_known(truth: Truth, host: str) -
 @pytest.fixture(scope="module")
 def paths() -> Paths:
     with spliced_with() as spliced:
-        return greedy_paths(spliced, tokens(1), (4, 5), depth=3, branches=12, rank="raw")
+        return greedy_paths(spliced, tokens(1), target=(4, 5), depth=3, branches=12, rank="raw")
 
 
 def test_the_best_are_continuations_of_the_best(paths: Paths) -> None:
@@ -201,14 +201,14 @@ def _follows(path: Path, first: type, second: type) -> bool:
 def test_only_what_is_allowed_is_passed() -> None:
     with spliced_with() as spliced:
         allowed = Match(kind=["feature", "head"], pos=range(1, 7))
-        paths = greedy_paths(spliced, tokens(1), "w3", depth=2, branches=9, among=allowed)
+        paths = greedy_paths(spliced, tokens(1), target="w3", depth=2, branches=9, among=allowed)
     assert len(paths) > 9
     assert all(node in allowed for path in paths for node in path.nodes[:-1])
 
 
 def test_no_feature_loses_more_than_it_has() -> None:
     with spliced_with() as spliced:
-        paths = greedy_paths(spliced, tokens(1), (4, 5), depth=2, branches=25)
+        paths = greedy_paths(spliced, tokens(1), target=(4, 5), depth=2, branches=25)
     assert any(path.capped != path.value for path in paths)
     for path in paths:
         expected = path.value
@@ -227,20 +227,20 @@ def test_wrong_questions_are_told() -> None:
             ({"rank": "best"}, "rank"),
         ):
             with pytest.raises(ConfigError, match=told):
-                greedy_paths(spliced, PROMPT, 3, **options)
+                greedy_paths(spliced, PROMPT, target=3, **options)
         for target, told in ((99, "token 99"), (Feature(2, 99, 1), "0 to 36"), (Token(3, 9), "9")):
             with pytest.raises(ConfigError, match=f"greedy_paths, target.*{told}"):
-                greedy_paths(spliced, PROMPT, target)
+                greedy_paths(spliced, PROMPT, target=target)
         with pytest.raises(ConfigError, match="'neuron'"):
             Match(kind="neuron")
         with pytest.raises(ShapeError, match="2 prompts"):
-            greedy_paths(spliced, PROMPT.expand(2, -1), 3)
+            greedy_paths(spliced, PROMPT.expand(2, -1), target=3)
         with pytest.raises(ConfigError, match="token ids"):
-            greedy_paths(spliced, torch.zeros(1, 3), 3)
+            greedy_paths(spliced, torch.zeros(1, 3), target=3)
     with pytest.raises(SpliceError):
-        greedy_paths(spliced, PROMPT, 3)
+        greedy_paths(spliced, PROMPT, target=3)
     with pytest.raises(ConfigError, match="a spliced model"):
-        greedy_paths(HOSTS[0].build(), PROMPT, 3)
+        greedy_paths(HOSTS[0].build(), PROMPT, target=3)
     sae = Kind("sae-resid_post", TopK(5), read="resid_post", write="resid_post", layers=(1,))
     with spliced_with(sae) as spliced, pytest.raises(SpliceError, match="SAEs"):
-        greedy_paths(spliced, PROMPT, 3)
+        greedy_paths(spliced, PROMPT, target=3)

@@ -11,7 +11,6 @@ from tl_transcoders.circuits.attention.apart import Parts
 from tl_transcoders.circuits.attention.memory import MEMORY
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.prompt import (
-    Prompt,
     check_head,
     inside,
     run_of,
@@ -22,6 +21,7 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.nodes import GraphNode
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.one_prompt import Prompt
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.splice import Spliced
 

@@ -13,7 +13,6 @@ from tl_transcoders.circuits.attention.memory import MEMORY
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import reading
 from tl_transcoders.circuits.attention.prompt import (
-    Prompt,
     check_head,
     inside,
     run_of,
@@ -26,6 +25,7 @@ from tl_transcoders.circuits.graphs.nodes import GraphNode, write
 from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.one_prompt import Prompt
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs import Difference, Token
 from tl_transcoders.circuits.nodes import Embed, Feature
+from tl_transcoders.circuits.one_prompt import Prompt, run_of_one
 from tl_transcoders.circuits.weights.best import Best, Sign
 from tl_transcoders.circuits.weights.checks import check_options
 from tl_transcoders.circuits.weights.ends import Features, Source, Target, member
 from tl_transcoders.circuits.weights.firing import Firing, firing
 from tl_transcoders.circuits.weights.kernel import kernel, read_scale, write_scale
-from tl_transcoders.circuits.weights.prompt import Prompt, run_on
 from tl_transcoders.circuits.weights.stream import Stream, WrittenRows
 from tl_transcoders.circuits.weights.via import Step, Via
 from tl_transcoders.circuits.weights.way import Way
@@ -95,7 +95,7 @@ def contributions(
     ```
     """
     check_options("contributions", k=k, memory=memory, sign=sign)
-    run = run_on(spliced, prompt)
+    run = run_of_one(spliced, prompt, "contributions")
     way = Way.of(Stream(spliced, run.model), source, target, via)
     dtype = way.dtype
     written, reading = firing(run, source, dtype), _readings(run, target, dtype)

@@ -11,11 +11,11 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.gap import check_gap
 from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
+from tl_transcoders.circuits.one_prompt import Prompt, run_of_one
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.checks import check_word
 from tl_transcoders.circuits.weights.match import Match
 from tl_transcoders.circuits.weights.paths import Account, Passed, Path, Paths
-from tl_transcoders.circuits.weights.prompt import Prompt, run_on
 from tl_transcoders.circuits.weights.reading import PathNode, Reading, RunReader, Terms
 from tl_transcoders.circuits.weights.roots import root
 from tl_transcoders.splice import Spliced
@@ -28,8 +28,8 @@ RANKS: Final = ("capped", "raw")
 def greedy_paths(
     spliced: Spliced,
     prompt: Prompt,
-    target: Target,
     *,
+    target: Target,
     depth: int = 2,
     branches: int = 5,
     among: Match | None = None,
@@ -55,13 +55,13 @@ def greedy_paths(
     sum to the value of their node.
 
     ```python
-    paths = greedy_paths(spliced, "The capital of France is", " Paris", depth=3, branches=10)
+    paths = greedy_paths(spliced, "The capital of France is", target=" Paris", depth=3, branches=10)
     print(paths)
     ```
     """
     check_sizes("greedy_paths", depth=depth, branches=branches)
     check_word("greedy_paths", "rank", rank, RANKS)
-    run = run_on(spliced, prompt)
+    run = run_of_one(spliced, prompt, "greedy_paths")
     frame = Frame.of(run)
     search = GreedySearch(RunReader(frame), branches, among, rank)
     return search.run(root(frame, Asked(run, "greedy_paths, target").node(target)), depth)
