@@ -82,16 +82,16 @@ def test_connections_are_dense_products(host: Host, kind: Kind) -> None:
     with spliced_with(kind, host) as spliced:
         source, target, k = Features(0), Features(2), EVERYTHING
         E, D = encoders(spliced, 2), decoders(spliced, 0, 2)
-        assert_close(connections(spliced, source, target, k=k), D @ E)
+        assert_close(connections(spliced, source=source, target=target, k=k), D @ E)
         first = decoders(spliced, 0, 1)
-        through = connections(spliced, source, target, k=k, via=HEAD, memory=9999)
+        through = connections(spliced, source=source, target=target, k=k, via=HEAD, memory=9999)
         assert_close(through, first @ ov(spliced, HEAD) @ E)
         if host.architecture == "neox":  # its MLP reads beside attention, not behind it
             return
-        two = connections(spliced, source, target, k=k, via=(HEAD, LATER))
+        two = connections(spliced, source=source, target=target, k=k, via=(HEAD, LATER))
         assert_close(two, first @ ov(spliced, HEAD) @ ov(spliced, LATER) @ E)
         if kind.skip:
-            skipped = connections(spliced, source, target, k=k, via=[HEAD, Skip(1)])
+            skipped = connections(spliced, source=source, target=target, k=k, via=[HEAD, Skip(1)])
             assert_close(skipped, first @ ov(spliced, HEAD) @ skip(spliced, 1) @ E)
 
 
@@ -100,13 +100,13 @@ def test_tokens_and_logits_are_ends_too(host: Host) -> None:
     with spliced_with(SKIP, host) as spliced:
         E, D, U = encoders(spliced, 2), decoders(spliced, 1, 2), unembeddings(spliced)
         tokens, k = embeddings(spliced), EVERYTHING
-        assert_close(connections(spliced, Embed(), Features(2), k=k), tokens @ E)
-        through = connections(spliced, Embed(), Feature(2, 7), k=k, via=HEAD)
+        assert_close(connections(spliced, source=Embed(), target=Features(2), k=k), tokens @ E)
+        through = connections(spliced, source=Embed(), target=Feature(2, 7), k=k, via=HEAD)
         assert_close(through, (tokens @ ov(spliced, HEAD) @ E)[:, 7:8])
-        assert_close(connections(spliced, Feature(1, 3), Logits(), k=k), (D @ U)[3:4])
-        one = connections(spliced, Token(4), Token(9), via=[HEAD])
+        assert_close(connections(spliced, source=Feature(1, 3), target=Logits(), k=k), (D @ U)[3:4])
+        one = connections(spliced, source=Token(4), target=Token(9), via=[HEAD])
         assert_close(one, (tokens @ ov(spliced, HEAD) @ U)[4:5, 9:10])
-        less = connections(spliced, Feature(1, 3), Difference(9, 4))
+        less = connections(spliced, source=Feature(1, 3), target=Difference(9, 4))
         assert_close(less, (D @ (U[:, 9:10] - U[:, 4:5]))[3:4])
 
 
@@ -117,7 +117,7 @@ def test_a_changed_weight_is_noticed() -> None:
         expected = decoders(spliced, 0, 2) @ encoders(spliced, 2)
         with torch.no_grad():
             transcoders[0].W_dec[7, 3].add_(0.01)
-        found = connections(spliced, Features(0), Features(2), k=EVERYTHING)
+        found = connections(spliced, source=Features(0), target=Features(2), k=EVERYTHING)
         with pytest.raises(AssertionError):
             assert_close(found, expected)
 
@@ -130,12 +130,12 @@ def test_the_strongest_are_kept_in_blocks_of_any_size(
     whole = decoders(shared, 0, 2) @ encoders(shared, 2)
     key = {"both": whole.abs(), "positive": whole, "negative": -whole}[sign]
     options = {"k": 6, "sign": sign, "memory": memory}
-    best = connections(shared, Features(0), Features(2), **options)
+    best = connections(shared, source=Features(0), target=Features(2), **options)
     order = key.flatten().argsort(descending=True)[:6]
     assert (best.source * 37 + best.target).tolist() == order.tolist()
     torch.testing.assert_close(best.value.double(), whole.flatten()[order], atol=1e-5, rtol=1e-4)
     for per, axis in (("source", 1), ("target", 0)):
-        found = connections(shared, Features(0), Features(2), per=per, **options)
+        found = connections(shared, source=Features(0), target=Features(2), per=per, **options)
         ranks = key.argsort(dim=axis, descending=True)
         expected = ranks[:, :6] if per == "source" else ranks[:6].T
         others = found.target if per == "source" else found.source
@@ -152,7 +152,7 @@ def test_norms_of_heads_are_norms_of_products(host: Host) -> None:
         E, D = encoders(spliced, 2), decoders(spliced, 0, 1)
         whole = ov_norms(spliced, source=Features(0), target=Features(2)).value
         reading = ov_norms(spliced, target=Feature(2, 7)).value
-        signed = by_head(spliced, Feature(0, 3), Feature(2, 7))
+        signed = by_head(spliced, source=Feature(0, 3), target=Feature(2, 7))
         expected = ov(spliced, HEAD)
         close = {"rel": 1e-4}
         assert float(whole[1, 1]) == pytest.approx(float((D @ expected @ E).norm()), **close)
@@ -200,22 +200,22 @@ def test_what_cannot_be_is_told(
     shared: Spliced, ends: Any, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
-        connections(shared, *ends, **options)
+        connections(shared, source=ends[0], target=ends[1], **options)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_splice_or_has_no_way_is_told() -> None:
     with spliced_with(Kind("two", TopK(5), layers=(0, 2))) as spliced:
         with pytest.raises(ConfigError, match="a layer without a transcoder"):
-            connections(spliced, Features(1), Features(2))
+            connections(spliced, source=Features(1), target=Features(2))
         with pytest.raises(ConfigError, match="no skip connection"):
-            connections(spliced, Features(0), Features(2), via=Skip(2))
+            connections(spliced, source=Features(0), target=Features(2), via=Skip(2))
         with pytest.raises(ConfigError, match="attention between"):
-            by_head(spliced, Feature(2, 0), Feature(0, 0))
+            by_head(spliced, source=Feature(2, 0), target=Feature(0, 0))
     with pytest.raises(SpliceError):
-        connections(spliced, Features(0), Features(2))
+        connections(spliced, source=Features(0), target=Features(2))
     with pytest.raises(ConfigError, match="a spliced model"):
-        connections(HOSTS[0].build(), Features(0), Features(2))
+        connections(HOSTS[0].build(), source=Features(0), target=Features(2))
 
 
 def test_a_card_holds_what_connections_say() -> None:
@@ -225,10 +225,13 @@ def test_a_card_holds_what_connections_say() -> None:
         (head, norm), _ = card.heads.top(2)
         assert norm == float(ov_norms(spliced, target=feature).value[head.layer, head.head])
         for found, expected in (
-            (card.tokens, connections(spliced, Embed(), feature, k=3)),
-            (card.features[1], connections(spliced, Features(1), feature, k=3)),
-            (card.tokens_by_head[head], connections(spliced, Embed(), feature, k=3, via=head)),
-            (card.logits, connections(spliced, feature, Logits(), k=3)),
+            (card.tokens, connections(spliced, source=Embed(), target=feature, k=3)),
+            (card.features[1], connections(spliced, source=Features(1), target=feature, k=3)),
+            (
+                card.tokens_by_head[head],
+                connections(spliced, source=Embed(), target=feature, k=3, via=head),
+            ),
+            (card.logits, connections(spliced, source=feature, target=Logits(), k=3)),
         ):
             assert list(found) == list(expected)
     text = str(card)

@@ -17,7 +17,7 @@ from tl_transcoders.circuits.weights import (
     contributions,
     mean_connections,
 )
-from tl_transcoders.circuits.weights.reading import KIND, KINDS, Reader, Reading
+from tl_transcoders.circuits.weights.reading import KIND, KINDS, Reading, RunReader
 from tl_transcoders.circuits.weights.roots import root
 from tl_transcoders.errors import ConfigError, ShapeError
 from tl_transcoders.splice import Spliced, splice
@@ -67,7 +67,7 @@ def test_every_way_is_the_term_of_a_path(host: Host, kind: Kind) -> None:
     """The factorised effect of a way, and the reading of the stream behind the same steps."""
     with spliced_with(kind, host, exclude=[BOS]) as spliced:
         target = an_active_feature(spliced, 2, 6)
-        reader = Reader(frame := Frame.of(capture(spliced, PROMPT)))
+        reader = RunReader(frame := Frame.of(capture(spliced, PROMPT)))
         start = root(frame, target)
         for source in (Features(0), Features(1)):
             direct = effects(spliced, source, target)
@@ -82,13 +82,13 @@ def test_every_way_is_the_term_of_a_path(host: Host, kind: Kind) -> None:
         assert_same(through, slow)
 
 
-def _terms(reader: Reader, reading: Reading, kind: str, layer: int) -> tuple[Tensor, Tensor]:
+def _terms(reader: RunReader, reading: Reading, kind: str, layer: int) -> tuple[Tensor, Tensor]:
     terms = reader.terms(reading)
     kept = (terms.rows[:, KIND] == KINDS.index(kind)) & (terms.rows[:, 1] == layer)
     return terms.rows[kept], terms.value[kept]
 
 
-def _features(reader: Reader, reading: Reading, layer: int, target: Feature) -> dict:
+def _features(reader: RunReader, reading: Reading, layer: int, target: Feature) -> dict:
     rows, values = _terms(reader, reading, "feature", layer)
     return {
         (Feature(layer, index, pos), target): value
@@ -125,7 +125,10 @@ def test_the_factors_multiply() -> None:
         run = capture(spliced, PROMPT)
         block = run.model.anatomy.blocks[2]
         sigma = float(block.ln2.scale(run.values["mlp_in", 2])[0, 6, 0])
-        weights = {s: v for s, _, v in connections(spliced, Features(0), target, k=EVERYTHING)}
+        weights = {
+            s: v
+            for s, _, v in connections(spliced, source=Features(0), target=target, k=EVERYTHING)
+        }
         found = contributions(spliced, PROMPT, source=Features(0), target=target)
         assert len(found) == 5
         for source, _, value in found:

@@ -29,7 +29,7 @@ from tl_transcoders.circuits.graphs.nodes import write
 from tl_transcoders.circuits.graphs.removal import Removal
 from tl_transcoders.circuits.nodes import Embed, Feature, Head
 from tl_transcoders.circuits.reference_attention import effect_without
-from tl_transcoders.errors import ConfigError
+from tl_transcoders.errors import ConfigError, SpliceError
 from tl_transcoders.splice import splice
 
 pytestmark = only_in_the_whole_table
@@ -136,6 +136,17 @@ def test_a_changed_weight_is_noticed() -> None:
         with pytest.raises(AssertionError):
             assert_rows(found, heads_of(found)[:2], 5e-4)
         assert found.validate(500).gap > 1e-3
+
+
+@pytest.mark.parametrize("factor", [1.5, float("nan")])
+def test_rows_that_do_not_sum_are_an_error(factor: float) -> None:
+    model = HOSTS[0].fresh()
+    with splice(model, SKIP.build(model), error="keep") as spliced:
+        graph = attribution_graph(spliced, PROMPT, targets=[3], max_features=12)
+        with torch.no_grad():
+            run_of(graph).model.anatomy.blocks[1].attention.W_V.mul_(factor)
+        with pytest.raises(SpliceError, match="with_heads: got rows that miss"):
+            with_heads(graph, [Head(2, 0)])
 
 
 @pytest.fixture(scope="module")

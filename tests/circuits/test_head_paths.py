@@ -51,7 +51,7 @@ def test_paths_are_what_removal_says_and_sum_to_the_edge(host: Host, kind: Kind)
         found = head_paths(graph, Embed(2), target=TOKEN, k=100)
     assert found.complete
     assert found.total == pytest.approx(edge, abs=1e-5 * size)
-    assert found.rest == pytest.approx(0, abs=1e-5 * size)
+    assert found.left_out == pytest.approx(0, abs=1e-5 * size)
     assert {path.heads: path.effect for path in found.paths} == {
         via: pytest.approx(part, abs=1e-5 * size) for via, part in parts.items() if part or not via
     }
@@ -68,7 +68,7 @@ def test_and_so_they_do_from_feature_to_feature(host: Host, kind: Kind) -> None:
             found = head_paths(graph, source, target=target, k=100)
             size = max(abs(edge), sum(abs(path.effect) for path in found.paths))
             assert found.total == pytest.approx(edge, abs=1e-5 * size)
-            assert found.rest == pytest.approx(0, abs=1e-5 * size)
+            assert found.left_out == pytest.approx(0, abs=1e-5 * size)
             for path in found.paths[:4]:
                 slow = path_by_removal(run_of(graph), source, target, path.heads)
                 assert path.effect == pytest.approx(slow, abs=1e-3 * size)
@@ -111,7 +111,9 @@ def test_positions_of_a_head_sum_to_the_head(graph: Graph) -> None:
 def test_a_narrow_beam_says_that_it_left_paths_out(graph: Graph) -> None:
     narrow = head_paths(graph, Embed(LAST), target=TOKEN, beam=2, k=3)
     assert not narrow.complete
-    assert narrow.total == pytest.approx(narrow.rest + sum(path.effect for path in narrow.paths))
+    assert narrow.total == pytest.approx(
+        narrow.left_out + sum(path.effect for path in narrow.paths)
+    )
     for path in narrow.paths:
         assert path.effect == pytest.approx(
             head_path(graph, Embed(LAST), target=TOKEN, via=path.heads), rel=1e-4, abs=1e-8

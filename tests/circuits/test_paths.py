@@ -14,7 +14,7 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp, Node
 from tl_transcoders.circuits.reference_graphs import autograd_graph
 from tl_transcoders.circuits.weights import Match, Path, PathGraph, Paths, Skip, greedy_paths
-from tl_transcoders.circuits.weights.reading import Reader, Reading
+from tl_transcoders.circuits.weights.reading import Reading, RunReader
 from tl_transcoders.circuits.weights.roots import root
 from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
 from tl_transcoders.splice import Spliced, splice
@@ -47,7 +47,7 @@ def spliced_with(kind: Kind = SKIP, host: Host = HOSTS[0], **options: Any) -> Sp
     return splice(model, kind.build(model), **({"error": "keep"} | options))
 
 
-def by_all_ways(reader: Reader, reading: Reading, found: dict[Node, float]) -> float:
+def by_all_ways(reader: RunReader, reading: Reading, found: dict[Node, float]) -> float:
     """What every source contributes through heads and skips of any number; returns what biases do."""
     terms = reader.terms(reading)
     bias = terms.bias
@@ -74,7 +74,7 @@ def test_all_ways_together_are_the_edges_of_the_autograd_twin(host: Host, kind: 
         for target, expected in zip((feature, Token(3, 2)), slow, strict=True):
             found: dict[Node, float] = defaultdict(float)
             reading = root(frame, target)
-            bias = by_all_ways(Reader(frame), reading, found)
+            bias = by_all_ways(RunReader(frame), reading, found)
             size = max(map(abs, expected.values()))
             for node in found.keys() | expected.keys():
                 assert abs(found.get(node, 0) - expected.get(node, 0)) <= 1e-5 * size, node
@@ -86,11 +86,11 @@ def test_a_changed_weight_does_not_sum() -> None:
     transcoders = SKIP.build(model)
     with splice(model, transcoders, error="keep") as spliced:
         run = capture(spliced, PROMPT)
-        greedy_paths(spliced, run, (4, 5), branches=20)
+        greedy_paths(spliced, run, target=(4, 5), branches=20)
         for layer in transcoders:
             transcoders[layer].W_enc[3].add_(0.01)
         with pytest.raises(SpliceError, match="rows that miss"):
-            greedy_paths(spliced, run, (4, 5), branches=20)
+            greedy_paths(spliced, run, target=(4, 5), branches=20)
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,17 @@ def test_the_linear_chain_is_the_only_path(truth: Truth, host: str) -> None:
     """x is 3 in the source run: f0.0 = 3 writes 2 · 3, the head moves 3 times it, f1.0 reads it, writes 5 times it."""
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         run = capture(spliced, truth.source_tokens)
-        paths = greedy_paths(spliced, run, (ANSWER, WRONG), depth=4, among=Match(kind=CHAIN))
+        paths = greedy_paths(spliced, run, target=(ANSWER, WRONG), depth=4, among=Match(kind=CHAIN))
     assert paths.gap < 1e-10
     whole = 3 * 2 * 3 * 5
     (path,) = (path for path in paths.levels[4] if abs(path.value) > 1e-9)
-    passed = (Feature(1, 0, 3), Head(1, 0, "v", 1), Feature(0, 0, 1), Embed(1))
-    assert path.nodes == (Difference(ANSWER, WRONG, 3), *passed)
-    for step in path.passed[1:]:
+    passed = (Embed(1), Feature(0, 0, 1), Head(1, 0, "v", 1), Feature(1, 0, 3))
+    assert path.nodes == (*passed, Difference(ANSWER, WRONG, 3))
+    assert str(path).startswith("embed@1 90 -> f0.0@1 90 -> ")
+    for step in path.passed[:-1]:
         assert step.value == pytest.approx(whole, abs=1e-9)
     constants = 7 + 2  # of the MLPs, which the transcoders do not have
-    account = paths.accounts[path.nodes[:1]]
+    account = paths.accounts[path.nodes[-1:]]
     assert account.errors == pytest.approx(0.5 * 3 * 2 * 3 + constants, abs=1e-9)
 
 
@@ -124,7 +125,7 @@ CHAIN = ("head", "feature", "embed")
 def test_steps_sum_on_models_whose_circuits_are_known(truth: Truth, host: str) -> None:
     with splice(truth.model(host), truth.plan.transcoders(), error="keep") as spliced:
         run = capture(spliced, truth.source_tokens)
-        paths = greedy_paths(spliced, run, (ANSWER, WRONG), depth=5)
+        paths = greedy_paths(spliced, run, target=(ANSWER, WRONG), depth=5)
     assert paths.gap < 1e-10
     assert paths.levels[0][0].value == pytest.approx(float(truth.metric(run.logits)), abs=1e-9)
 
@@ -132,14 +133,14 @@ def test_steps_sum_on_models_whose_circuits_are_known(truth: Truth, host: str) -
 @pytest.fixture(scope="module")
 def paths() -> Paths:
     with spliced_with() as spliced:
-        return greedy_paths(spliced, tokens(1), (4, 5), depth=3, branches=12, rank="raw")
+        return greedy_paths(spliced, tokens(1), target=(4, 5), depth=3, branches=12, rank="raw")
 
 
 def test_the_best_are_continuations_of_the_best(paths: Paths) -> None:
     assert [len(level) for level in paths.levels] == [1, 12, 12, 12]
     for shorter, longer in zip(paths.levels, paths.levels[1:], strict=False):
         begun = {path.nodes for path in shorter}
-        assert all(path.nodes[:-1] in begun for path in longer)
+        assert all(path.nodes[1:] in begun for path in longer)
         sizes = [abs(path.value) for path in longer]
         assert sizes == sorted(sizes, reverse=True)
     assert any(path.value < 0 for path in paths)
@@ -148,7 +149,7 @@ def test_the_best_are_continuations_of_the_best(paths: Paths) -> None:
 
 def test_accounts_and_graphs_add_up(paths: Paths) -> None:
     for nodes, account in paths.accounts.items():
-        kept = sum(path.value for path in paths if path.nodes[:-1] == nodes)
+        kept = sum(path.value for path in paths if path.nodes[1:] == nodes)
         parts = account.kept + account.bias + account.errors + account.left_out
         assert account.kept == pytest.approx(kept)
         assert parts == pytest.approx(account.value, abs=1e-5)
@@ -167,24 +168,25 @@ def test_accounts_and_graphs_add_up(paths: Paths) -> None:
 
 def test_a_node_reached_twice_counts_every_way_once(paths: Paths) -> None:
     graph = PathGraph.of(paths)
-    prefixes = {path.nodes[: n + 1]: s.value for path in paths for n, s in enumerate(path.passed)}
+    suffixes = {path.nodes[n:]: s.value for path in paths for n, s in enumerate(path.passed)}
     for node, account in graph.nodes.items():
-        ways = [value for nodes, value in prefixes.items() if nodes[-1] == node]
+        ways = [value for nodes, value in suffixes.items() if nodes[0] == node]
         assert account.value == pytest.approx(sum(ways))
-    assert len(prefixes) > len(graph.nodes)
+    assert len(suffixes) > len(graph.nodes)
 
 
 def test_filters_keep_what_matches(paths: Paths) -> None:
     head, feature = Match(kind="head"), Match(kind=("feature",), layer=range(3))
-    ending = paths.ending(head)
-    assert set(ending) == {path for path in paths if isinstance(path.nodes[-1], Head)}
-    through = paths.through(head, feature)
-    assert set(through) == {p for p in paths if _follows(p, Head, Feature)}
-    assert set(through) | set(paths.without(head, feature)) == set(paths)
+    starting = paths.starting(feature)
+    assert set(starting) == {path for path in paths if isinstance(path.nodes[0], Feature)}
+    assert 0 < len(paths.starting(feature, Match(kind="feature"))) < len(starting)
+    through = paths.through(feature, head)
+    assert set(through) == {p for p in paths if _follows(p, Feature, Head)}
+    assert set(through) | set(paths.without(feature, head)) == set(paths)
     totals = dict(paths.totals(among=feature))
     assert totals
     for node, value in totals.items():
-        assert value == pytest.approx(sum(p.value for p in paths if p.nodes[-1] == node))
+        assert value == pytest.approx(sum(p.value for p in paths if p.nodes[0] == node))
     assert Feature(2, 7, 3) in Match(index=7)
     assert Feature(2, 7, 3) not in Match(pos=[1, 2])
     assert Token(3, 3) not in Match()
@@ -199,18 +201,18 @@ def _follows(path: Path, first: type, second: type) -> bool:
 def test_only_what_is_allowed_is_passed() -> None:
     with spliced_with() as spliced:
         allowed = Match(kind=["feature", "head"], pos=range(1, 7))
-        paths = greedy_paths(spliced, tokens(1), "w3", depth=2, branches=9, among=allowed)
+        paths = greedy_paths(spliced, tokens(1), target="w3", depth=2, branches=9, among=allowed)
     assert len(paths) > 9
-    assert all(node in allowed for path in paths for node in path.nodes[1:])
+    assert all(node in allowed for path in paths for node in path.nodes[:-1])
 
 
 def test_no_feature_loses_more_than_it_has() -> None:
     with spliced_with() as spliced:
-        paths = greedy_paths(spliced, tokens(1), (4, 5), depth=2, branches=25)
+        paths = greedy_paths(spliced, tokens(1), target=(4, 5), depth=2, branches=25)
     assert any(path.capped != path.value for path in paths)
     for path in paths:
         expected = path.value
-        for step in reversed(path.passed[:-1]):
+        for step in path.passed[1:]:
             if isinstance(step.node, Feature) and expected / step.value > 1:
                 expected = step.value
         assert path.capped == pytest.approx(expected)
@@ -225,20 +227,20 @@ def test_wrong_questions_are_told() -> None:
             ({"rank": "best"}, "rank"),
         ):
             with pytest.raises(ConfigError, match=told):
-                greedy_paths(spliced, PROMPT, 3, **options)
+                greedy_paths(spliced, PROMPT, target=3, **options)
         for target, told in ((99, "token 99"), (Feature(2, 99, 1), "0 to 36"), (Token(3, 9), "9")):
             with pytest.raises(ConfigError, match=f"greedy_paths, target.*{told}"):
-                greedy_paths(spliced, PROMPT, target)
+                greedy_paths(spliced, PROMPT, target=target)
         with pytest.raises(ConfigError, match="'neuron'"):
             Match(kind="neuron")
         with pytest.raises(ShapeError, match="2 prompts"):
-            greedy_paths(spliced, PROMPT.expand(2, -1), 3)
+            greedy_paths(spliced, PROMPT.expand(2, -1), target=3)
         with pytest.raises(ConfigError, match="token ids"):
-            greedy_paths(spliced, torch.zeros(1, 3), 3)
+            greedy_paths(spliced, torch.zeros(1, 3), target=3)
     with pytest.raises(SpliceError):
-        greedy_paths(spliced, PROMPT, 3)
+        greedy_paths(spliced, PROMPT, target=3)
     with pytest.raises(ConfigError, match="a spliced model"):
-        greedy_paths(HOSTS[0].build(), PROMPT, 3)
+        greedy_paths(HOSTS[0].build(), PROMPT, target=3)
     sae = Kind("sae-resid_post", TopK(5), read="resid_post", write="resid_post", layers=(1,))
     with spliced_with(sae) as spliced, pytest.raises(SpliceError, match="SAEs"):
-        greedy_paths(spliced, PROMPT, 3)
+        greedy_paths(spliced, PROMPT, target=3)

@@ -23,7 +23,7 @@ from tests.cases import (
     tokenizer,
     tokens,
 )
-from tests.circuits.attention_cases import LAST, PROMPT, SKIP, every_host, spliced_with
+from tests.circuits.attention_cases import LAST, PROMPT, SKIP, TOKEN, every_host, spliced_with
 from tests.circuits.truth import Truth
 from tests.circuits.truths import TRUTHS
 from tl_transcoders.circuits.attention import (
@@ -31,7 +31,10 @@ from tl_transcoders.circuits.attention import (
     QKAttribution,
     attention_row,
     qk_attribution,
+    turned,
 )
+from tl_transcoders.circuits.attention.apart import split_readings
+from tl_transcoders.circuits.attention.memory import COPIES
 from tl_transcoders.circuits.graphs import Bias, Difference, Token
 from tl_transcoders.circuits.nodes import Embed, Feature, Head
 from tl_transcoders.circuits.reference_attention import turned_without
@@ -122,6 +125,39 @@ def test_terms_sum_in_double_precision(truth: Truth, host: str) -> None:
         for key in range(run.shape[1]):
             found = qk_attribution(spliced, run, head=head, query=last, key=key)
             assert_sums(found, found.score, 1e-12)
+
+
+@every_host
+def test_dimensions_one_by_one_are_the_same(host: Host, kind: Kind) -> None:
+    with spliced_with(host, kind) as spliced:
+        run = capture(spliced, PROMPT)
+        options: Any = {"head": HEAD, "query": -1, "target": TOKEN}
+        whole = attention_row(spliced, run, **options)
+        narrow = attention_row(spliced, run, **options, memory=1)
+    assert narrow.query_sources == whole.query_sources
+    for key in (whole.scores != -torch.inf).nonzero()[:, 0].tolist():
+        terms = whole.key(key).terms
+        size = float(terms.abs().max())
+        torch.testing.assert_close(narrow.key(key).terms, terms, atol=1e-6 * size, rtol=1e-5)
+
+
+@every_host
+def test_no_more_dimensions_are_carried_than_fit(
+    host: Host, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        carried.append(len(args[-1]))
+        return split_readings(*args)
+
+    monkeypatch.setattr(turned, "split_readings", watched)
+    with spliced_with(host, kind) as spliced:
+        run = capture(spliced, PROMPT)
+        two = 2 * COPIES * run.embed[0].numel() * run.embed.element_size()
+        qk_attribution(spliced, run, head=HEAD, query=-1, key=3, memory=two)
+    assert max(carried) == 2
+    assert sum(carried) == 2 * run.values["q", HEAD.layer].shape[-1]
 
 
 def of(name: str) -> Any:

@@ -13,7 +13,7 @@ from tl_transcoders.errors import ConfigError
 @pytest.mark.parametrize("head", [Head(1, 0, "q"), Head(1, 0, None, 2)], ids=str)
 def test_a_way_names_neither_reader_nor_position(head: Head) -> None:
     with spliced_with() as spliced, pytest.raises(ConfigError, match="a reader or a position"):
-        connections(spliced, Features(0), Features(2), via=head, k=3)
+        connections(spliced, source=Features(0), target=Features(2), via=head, k=3)
 
 
 def test_a_source_stands_in_the_prompt() -> None:

@@ -48,7 +48,7 @@ def test_connections_are_dense_products(case: Case) -> None:
     D, E = decoders(spliced, 3, 4), encoders(spliced, 9)
     for via, between in (("residual", torch.eye(len(E)).double()), (head, ov(spliced, head))):
         expected = D @ between @ E
-        found = connections(spliced, Features(3), Features(9), k=10, via=via)
+        found = connections(spliced, source=Features(3), target=Features(9), k=10, via=via)
         best = expected.flatten().abs().topk(10).values
         torch.testing.assert_close(found.value.abs().double(), best, rtol=1e-4, atol=0)
         torch.testing.assert_close(
@@ -76,7 +76,7 @@ def test_an_edge_of_the_graph_is_the_stream_and_one_head_each(case: Case) -> Non
 
 
 def test_steps_of_paths_sum(case: Case) -> None:
-    paths = greedy_paths(case.spliced, case.run, " Paris", depth=3, branches=8)
+    paths = greedy_paths(case.spliced, case.run, target=" Paris", depth=3, branches=8)
     assert paths.gap < 1e-5
     assert len(paths.levels[3]) == 8
 

@@ -1,5 +1,6 @@
 """What a linear reading of the residual stream gets from each thing that was written there, heads as they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -37,6 +38,16 @@ class Apart:
     heads: Float[Tensor, "pos earlier head e"]
     bias: Float[Tensor, "pos upto e"]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Apart"]) -> "Apart":
+        """Several readings side by side."""
+        nodes, heads, bias = (
+            torch.cat(part, dim=-1)
+            for part in zip(*((p.nodes, p.heads, p.bias) for p in parts), strict=True)
+        )
+        first = parts[0]
+        return cls(sources=first.sources, layer=first.layer, nodes=nodes, heads=heads, bias=bias)
+
     def at(self, pos: int) -> Parts:
         """The sum at a position."""
         number = [pos]
@@ -58,7 +69,7 @@ class Apart:
         )
 
 
-def take_apart(
+def split_readings(
     passage: Passage, sources: Sources, layer: int, g: Float[Tensor, "e pos d_model"]
 ) -> Apart:
     """Readings `g` of the stream before a layer, position by position: through skip connections, not through heads."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tl_transcoders.circuits.attention.head_rows import (
     Readings,
-    chunks,
     strengths,
     sweep,
 )
+from tl_transcoders.circuits.attention.memory import MEMORY, chunks
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import Placed
 from tl_transcoders.circuits.attention.prompt import check_head
@@ -25,7 +25,6 @@ from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head, write_node
 from tl_transcoders.errors import ConfigError
 
-MEMORY: Final = 1 << 28
 NOTHING: Final = -1
 
 
@@ -83,9 +82,9 @@ def _chosen(
     total = _flowing(graph)[own]
     share = (graph.influence() + graph.weight)[own] / total.clamp(min=1e-30)
     found = 0.0
-    for part in chunks(passage, len(own), memory):
+    for part in chunks(passage.frame, len(own), memory):
         reading = Readings.of(passage, graph.nodes.take(own[part]))
-        found = found + strengths(passage, reading, share[part].to(reading.value.device))
+        found = found + strengths(passage, reading, share[part])
     assert isinstance(found, Tensor)
     order = found.flatten().argsort(descending=True, stable=True)
     order = order[found.flatten()[order] > 0]
@@ -125,7 +124,7 @@ def _flowing(graph: Graph) -> Float[Tensor, " node"]:
     """Σ |effect| into every node, biases apart."""
     flows = ~graph.nodes.is_a("bias")[graph.source.long()]
     total = torch.zeros(len(graph.nodes), dtype=torch.float64)
-    return total.index_add_(0, graph.target[flows].long(), graph.effect[flows].abs().double())
+    return total.index_add_(0, graph.target[flows].long(), graph.effect[flows].abs().cpu().double())
 
 
 @final
@@ -175,7 +174,7 @@ class Build:
     def run(self, own: Int[Tensor, " target"], memory: int) -> Graph:
         """Rows of the graph's targets, then of the heads, the last layers first."""
         graph, n, node = self.graph, len(self.graph.nodes), self._columns()
-        for part in chunks(self.cut, len(own), memory):
+        for part in chunks(self.cut.frame, len(own), memory):
             self._add(own[part], Readings.of(self.cut, graph.nodes.take(own[part])), node)
         for layer in sorted({head.layer for head in self.chosen}, reverse=True):
             here = [i for i, head in enumerate(self.chosen) if head.layer == layer]
@@ -252,5 +251,5 @@ class Build:
         target, source, effect = target[flows], source[flows], effect[flows]
         share = shares(target, effect, len(self.nodes))
         found = influence(self.nodes.depth, target, source, share, self.weight) + self.weight
-        total = torch.zeros_like(found).index_add_(0, target, effect.abs().double())
+        total = torch.zeros_like(found).index_add_(0, target, effect.abs().cpu().double())
         return found / total.clamp(min=1e-30)

@@ -1,6 +1,6 @@
 """Rows of a graph in which some heads are nodes: what goes through them is theirs, and nobody else's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -60,13 +60,6 @@ class Swept:
     gradient: Float[Tensor, "n chosen d_head"]
 
 
-def chunks(passage: Passage, n: int, memory: int) -> Iterator[slice]:
-    """Parts of n targets whose sweeps fit into some memory."""
-    size = 8 * passage.frame.run.embed[0].numel() * passage.frame.dtype.itemsize
-    each = max(1, memory // size)
-    return (slice(first, min(n, first + each)) for first in range(0, n, each))
-
-
 def sweep(passage: Passage, sources: Sources, reading: Readings, chosen: Sequence[Head]) -> Swept:
     """Targets on their way down through a passage in which the chosen heads are cut."""
     frame, n = passage.frame, reading.placed.n
@@ -104,10 +97,10 @@ def strengths(
     """Σ_t share[t] |what each head at each position does to t|, heads that come after it included."""
     frame = passage.frame
     n_heads = frame.block(0).attention.n_heads
-    found = share.new_zeros(frame.n_layers, frame.length, n_heads)
+    found = torch.zeros(frame.n_layers, frame.length, n_heads, dtype=torch.float64)
     for level in descend(passage, reading.placed, reading.before):
-        effect = (level.z * passage.heads[level.layer].z).sum(-1).abs()
-        found[level.layer] = torch.einsum("n,nqh->qh", share, effect.to(share.dtype))
+        effect = (level.z * passage.heads[level.layer].z).sum(-1).abs().cpu().double()
+        found[level.layer] = torch.einsum("n,nqh->qh", share, effect)
     return found
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.attention.descent import Level, descend
+from tl_transcoders.circuits.attention.memory import MEMORY, chunks
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import (
     Placed,
@@ -22,9 +23,6 @@ from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable, write
 from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
-
-MEMORY: Final = 1 << 28
-AT_A_TIME: Final = 128
 
 
 @final
@@ -154,12 +152,10 @@ def _table(
     read, before = reading(passage, target, what)
     levels = list(descend(passage, read, before))[::-1]
     nodes = tuple(_sources_of(graph, target) if sources is None else sources)
-    size = 8 * passage.frame.run.embed[0].numel() * passage.frame.dtype.itemsize
-    each = max(1, memory // size)
     climb = Climb(passage, levels, read)
     parts = [
-        climb.split(written(passage, nodes[i : i + each], what))
-        for i in range(0, max(1, len(nodes)), each)
+        climb.split(written(passage, nodes[part], what))
+        for part in chunks(passage.frame, max(1, len(nodes)), memory)
     ]
     per_head, bypass, total = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     return LoadingTable(target=target, sources=nodes, per_head=per_head, bypass=bypass, total=total)

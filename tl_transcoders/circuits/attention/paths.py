@@ -38,7 +38,7 @@ class HeadPath:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPaths:
-    """The strongest paths of an edge through heads: total = Σ effects + rest.
+    """The strongest paths of an edge through heads: total = Σ effects + left_out.
 
     `complete` says that no path was left out of the search, so that these are the strongest of all.
     """
@@ -47,7 +47,7 @@ class HeadPaths:
     target: GraphNode
     paths: tuple[HeadPath, ...]
     total: float
-    rest: float
+    left_out: float
     complete: bool
 
 
@@ -102,7 +102,7 @@ def head_paths(
 
     A beam search from the source up: a path that has come to a layer is worth |what all its continuations do together|,
     and the `beam` best go on. A path whose continuations cancel may be missed: `complete` says whether any was given
-    up, `rest` what the paths not returned do together.
+    up, `left_out` what the paths not returned do together.
 
     **Raises:** ConfigError for a node that is no source or no target, or a graph read from a file.
 
@@ -116,7 +116,7 @@ def head_paths(
     check_nodes(graph, [source, target], "head_paths")
     read, before = reading(passage, target, "head_paths")
     levels = list(descend(passage, read, before))[::-1]
-    search = Search(passage, levels, written(passage, [source], "head_paths"), beam)
+    search = HeadSearch(passage, levels, written(passage, [source], "head_paths"), beam)
     found, total = search.run(read), search.total(read)
     paths = tuple(sorted(found, key=lambda path: -abs(path.effect))[:k])
     return HeadPaths(
@@ -124,14 +124,14 @@ def head_paths(
         target=target,
         paths=paths,
         total=total,
-        rest=total - sum(path.effect for path in paths),
+        left_out=total - sum(path.effect for path in paths),
         complete=search.complete,
     )
 
 
 @final
 @dataclass
-class Search:
+class HeadSearch:
     """Paths on their way up. The first is the one through no head, which is joined by what the source writes later."""
 
     passage: Passage

@@ -1,49 +1,23 @@
 """The run whose attention is to be explained, checked before anything is computed from it."""
 
-from typing import Any, Final
-
-from jaxtyping import Int
-from torch import Tensor
+from typing import Final
 
 from tl_transcoders.circuits.nodes import Head
-from tl_transcoders.errors import ConfigError, ShapeError, SpliceError
+from tl_transcoders.circuits.one_prompt import Prompt, run_of_one
+from tl_transcoders.errors import ConfigError, SpliceError
 from tl_transcoders.splice import Spliced
-from tl_transcoders.splice.trace.run import Run, as_run
+from tl_transcoders.splice.trace.run import Run
 
-Prompt = str | Run | Int[Tensor, "*one pos"]
 SOFT_CAP: Final = "attn_scores_soft_cap"
 
 
 def run_of(spliced: Spliced, prompt: Prompt, what: str) -> Run:
     """The run of one prompt.
 
-    **Raises:** ShapeError for several prompts; SpliceError for SAEs, and for soft-capped scores.
+    **Raises:** as `run_of_one`; SpliceError for soft-capped scores.
     """
-    if not isinstance(spliced, Spliced):
-        raise ConfigError(
-            what,
-            got=f"a {type(spliced).__name__}",
-            expected="a spliced model",
-            do="Call it inside `with tlt.splice(model, transcoders) as spliced:` with `spliced`.",
-        )
-    spliced.check_installed()
+    run = run_of_one(spliced, prompt, what)
     _check_scores(spliced, what)
-    found: Any = spliced.model.to_tokens(prompt) if isinstance(prompt, str) else prompt
-    run = as_run(spliced, found[None] if isinstance(found, Tensor) and found.ndim == 1 else found)
-    if run.shape[0] != 1:
-        raise ShapeError(
-            f"{what}, prompt",
-            got=f"{run.shape[0]} prompts",
-            expected="one",
-            do="Ask for each prompt.",
-        )
-    if run.model.saes:
-        raise SpliceError(
-            what,
-            got=f"SAEs at layers {sorted(run.model.saes)}",
-            expected="transcoders",
-            do="Splice transcoders; path_patch and attribute know SAEs too.",
-        )
     return run
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.attention.apart import Parts
+from tl_transcoders.circuits.attention.memory import MEMORY
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.prompt import (
-    Prompt,
     check_head,
     inside,
     run_of,
@@ -21,6 +21,7 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.nodes import GraphNode
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.one_prompt import Prompt
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.splice import Spliced
 
@@ -72,7 +73,13 @@ class QKAttribution:
 
 @torch.no_grad()
 def qk_attribution(
-    spliced: Spliced, prompt: Prompt, *, head: Head, query: int, key: int
+    spliced: Spliced,
+    prompt: Prompt,
+    *,
+    head: Head,
+    query: int,
+    key: int,
+    memory: int = MEMORY,
 ) -> QKAttribution:
     """A head's attention score, split over pairs of a source at the query and a source at the key.
 
@@ -82,7 +89,8 @@ def qk_attribution(
     layers as they wrote, and biases. What a skip connection passes on counts for what it passed on. Norm scales,
     those of queries and keys included, stay what they were; their gains and the rotation are part of `turned`.
 
-    **Arguments:** `prompt`: a text, token ids, or a run; `query`, `key`: positions, from the end where negative.
+    **Arguments:** `prompt`: a text, token ids, or a run; `query`, `key`: positions, from the end where negative; `memory`: bytes
+    a sweep may take at a time.
 
     Source: Ameisen et al. 2025, Circuit Tracing (updates of July 2025, QK attributions).
 
@@ -94,6 +102,7 @@ def qk_attribution(
     found.score, found.top(5)
     ```
     """
+    check_sizes("qk_attribution", memory=memory)
     run = run_of(spliced, prompt, "qk_attribution")
     check_head(run, head, "qk_attribution")
     query, key = (
@@ -104,7 +113,7 @@ def qk_attribution(
         raise unseen(head, query, key, "qk_attribution, key")
     frame = Frame.of(run)
     passage, sources = Passage.of(frame), Sources.of(frame, {})
-    q, k = (Turned.of(passage, sources, head, side) for side in ("q", "k"))
+    q, k = (Turned.of(passage, sources, head, side, memory=memory) for side in ("q", "k"))
     scale = frame.run.wirings[head.layer].scale
     return attributed(
         head,

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tl_transcoders.circuits.attention.apart import Parts
 from tl_transcoders.circuits.attention.descent import descend
+from tl_transcoders.circuits.attention.memory import MEMORY
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import reading
 from tl_transcoders.circuits.attention.prompt import (
-    Prompt,
     check_head,
     inside,
     run_of,
@@ -25,6 +25,7 @@ from tl_transcoders.circuits.graphs.nodes import GraphNode, write
 from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.circuits.one_prompt import Prompt
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
@@ -135,14 +136,20 @@ class AttentionRow:
 
 @torch.no_grad()
 def attention_row(
-    spliced: Spliced, prompt: Prompt, *, head: Head, query: int, target: Target | None = None
+    spliced: Spliced,
+    prompt: Prompt,
+    *,
+    head: Head,
+    query: int,
+    target: Target | None = None,
+    memory: int = MEMORY,
 ) -> AttentionRow:
     """Why a head attends where it does at one query: `qk_attribution` for all keys, ranked by effect on its output.
 
         effect = pattern[k] · (v[k] − z) · terms[i, j, k]
 
     **Arguments:** `target`: a token (id or text), a pair of them, Token, Difference or Feature: effects are then on
-    it, to first order, instead of lengths.
+    it, to first order, instead of lengths; `memory`: bytes a sweep may take at a time.
 
     **Raises:** as `qk_attribution`; ConfigError for a target that is not there, or that nothing of the head reaches.
 
@@ -151,12 +158,13 @@ def attention_row(
     row.top(5), row.centred
     ```
     """
+    check_sizes("attention_row", memory=memory)
     run = run_of(spliced, prompt, "attention_row")
     check_head(run, head, "attention_row")
     query = inside(run, query, "attention_row, query")
     frame = Frame.of(run)
     passage, sources = Passage.of(frame), Sources.of(frame, {})
-    q, k = (Turned.of(passage, sources, head, side) for side in ("q", "k"))
+    q, k = (Turned.of(passage, sources, head, side, memory=memory) for side in ("q", "k"))
     wiring, layer = run.wirings[head.layer], head.layer
     seen = wiring.visible[query].to(frame.run.embed.device)
     scores = (wiring.scale * (k.value @ q.value[query])).masked_fill(~seen, -torch.inf)

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_transcoders.circuits.attention.apart import Apart, Parts, take_apart
+from tl_transcoders.circuits.attention.apart import Apart, Parts, split_readings
+from tl_transcoders.circuits.attention.memory import chunks
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head
@@ -24,8 +26,10 @@ class Turned:
     apart: Apart
 
     @classmethod
-    def of(cls, passage: Passage, sources: Sources, head: Head, side: Side) -> "Turned":
-        """Those of a head.
+    def of(
+        cls, passage: Passage, sources: Sources, head: Head, side: Side, *, memory: int
+    ) -> "Turned":
+        """Those of a head, as many of their dimensions at a time as fit the memory.
 
         turned(x) = R (γ / σ) (W ln1(x) + b)        R: rotation; γ / σ: the norm of queries or keys; σ frozen
         """
@@ -40,11 +44,15 @@ class Turned:
             else (attention.W_K[group], attention.b_K[group])
         )
         weight, bias = weight.to(frame.dtype), bias.to(frame.dtype)
-        by_wire = turning.linear(weight[:, None].expand(-1, frame.length, -1))
-        g = block.ln1.pull(frame.value("resid_pre", layer), by_wire.permute(2, 1, 0))
         own = block.ln1.bias.to(frame.dtype) @ weight + bias
         constant = turning.whole(own.expand(1, frame.length, -1))[0]
-        apart = take_apart(passage, sources, layer, g)
+        d_head = weight.shape[1]
+        turns = turning.linear(torch.eye(d_head).to(weight)[:, None].expand(-1, frame.length, -1))
+        x, parts = frame.value("resid_pre", layer), []
+        for part in chunks(frame, d_head, memory):
+            g = torch.einsum("dr,rpe->epd", weight, turns[..., part])
+            parts.append(split_readings(passage, sources, layer, block.ln1.pull(x, g)))
+        apart = Apart.joined(parts)
         apart.bias[:, layer] += constant
         return cls(turning.value, apart)
 

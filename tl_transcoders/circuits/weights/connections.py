@@ -65,9 +65,9 @@ class Connections:
 @torch.no_grad()
 def connections(
     spliced: Spliced,
+    *,
     source: Source,
     target: Target,
-    *,
     k: int = 20,
     via: Via = "residual",
     sign: Sign = "both",
@@ -100,8 +100,8 @@ def connections(
     below 1, or a target that reads before its source has written.
 
     ```python
-    connections(spliced, Features(3), Feature(5, 1207), k=10)
-    connections(spliced, Embed(), Feature(5, 1207), via=Head(4, 2))
+    connections(spliced, source=Features(3), target=Feature(5, 1207), k=10)
+    connections(spliced, source=Embed(), target=Feature(5, 1207), via=Head(4, 2))
     ```
     """
     check_options("connections", k=k, memory=memory, sign=sign, per=per)

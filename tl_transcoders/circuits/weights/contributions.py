@@ -10,21 +10,21 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs import Difference, Token
 from tl_transcoders.circuits.nodes import Embed, Feature
+from tl_transcoders.circuits.one_prompt import Prompt, run_of_one
 from tl_transcoders.circuits.weights.best import Best, Sign
 from tl_transcoders.circuits.weights.checks import check_options
 from tl_transcoders.circuits.weights.ends import Features, Source, Target, member
 from tl_transcoders.circuits.weights.firing import Firing, firing
 from tl_transcoders.circuits.weights.kernel import kernel, read_scale, write_scale
-from tl_transcoders.circuits.weights.prompt import Prompt, run_on
-from tl_transcoders.circuits.weights.stream import Stream, Written
+from tl_transcoders.circuits.weights.stream import Stream, WrittenRows
 from tl_transcoders.circuits.weights.via import Step, Via
 from tl_transcoders.circuits.weights.way import Way
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 from tl_transcoders.splice.trace.run import Run
 
-Writer = Feature | Embed
-Reader = Feature | Token | Difference
+WritingNode = Feature | Embed
+ReadingNode = Feature | Token | Difference
 
 
 @final
@@ -47,7 +47,7 @@ class Contributions:
     def __len__(self) -> int:
         return len(self.value)
 
-    def __iter__(self) -> Iterator[tuple[Writer, Reader, float]]:
+    def __iter__(self) -> Iterator[tuple[WritingNode, ReadingNode, float]]:
         columns = (self.source_pos, self.source, self.target_pos, self.target, self.value)
         for q, s, p, t, value in zip(*(column.tolist() for column in columns), strict=True):
             source, target = member(self.of, int(s)), member(self.to, int(t))
@@ -95,7 +95,7 @@ def contributions(
     ```
     """
     check_options("contributions", k=k, memory=memory, sign=sign)
-    run = run_on(spliced, prompt)
+    run = run_of_one(spliced, prompt, "contributions")
     way = Way.of(Stream(spliced, run.model), source, target, via)
     dtype = way.dtype
     written, reading = firing(run, source, dtype), _readings(run, target, dtype)
@@ -122,7 +122,7 @@ def contributions(
 
 
 def vectors_of(
-    run: Run, parts: tuple[Written, ...], written: Firing, dtype: torch.dtype
+    run: Run, parts: tuple[WrittenRows, ...], written: Firing, dtype: torch.dtype
 ) -> Float[Tensor, "n d_model"]:
     """What every entry writes into the stream, post-norms and their scales included."""
     found = []

@@ -11,12 +11,12 @@ from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.gap import check_gap
 from tl_transcoders.circuits.graphs.outcomes import Asked, Target
 from tl_transcoders.circuits.nodes import Error, Feature, Mlp
+from tl_transcoders.circuits.one_prompt import Prompt, run_of_one
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.circuits.weights.checks import check_word
 from tl_transcoders.circuits.weights.match import Match
 from tl_transcoders.circuits.weights.paths import Account, Passed, Path, Paths
-from tl_transcoders.circuits.weights.prompt import Prompt, run_on
-from tl_transcoders.circuits.weights.reading import PathNode, Reader, Reading, Terms
+from tl_transcoders.circuits.weights.reading import PathNode, Reading, RunReader, Terms
 from tl_transcoders.circuits.weights.roots import root
 from tl_transcoders.splice import Spliced
 
@@ -28,8 +28,8 @@ RANKS: Final = ("capped", "raw")
 def greedy_paths(
     spliced: Spliced,
     prompt: Prompt,
-    target: Target,
     *,
+    target: Target,
     depth: int = 2,
     branches: int = 5,
     among: Match | None = None,
@@ -55,32 +55,32 @@ def greedy_paths(
     sum to the value of their node.
 
     ```python
-    paths = greedy_paths(spliced, "The capital of France is", " Paris", depth=3, branches=10)
+    paths = greedy_paths(spliced, "The capital of France is", target=" Paris", depth=3, branches=10)
     print(paths)
     ```
     """
     check_sizes("greedy_paths", depth=depth, branches=branches)
     check_word("greedy_paths", "rank", rank, RANKS)
-    run = run_on(spliced, prompt)
+    run = run_of_one(spliced, prompt, "greedy_paths")
     frame = Frame.of(run)
-    search = Search(Reader(frame), branches, among, rank)
+    search = GreedySearch(RunReader(frame), branches, among, rank)
     return search.run(root(frame, Asked(run, "greedy_paths, target").node(target)), depth)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The end of a path, where it can go on; None where it cannot."""
+    """A path, and how its first node reads; None where it cannot go on."""
 
     path: Path
     reading: Reading | None
 
 
 @final
-class Search:
+class GreedySearch:
     """A greedy search through one run."""
 
-    def __init__(self, reader: Reader, branches: int, among: Match | None, rank: Rank) -> None:
+    def __init__(self, reader: RunReader, branches: int, among: Match | None, rank: Rank) -> None:
         self._reader, self._branches, self._among, self._rank = reader, branches, among, rank
         self._terms: dict[tuple[PathNode, ...], tuple[Terms, float]] = {}
         self._gap = 0.0
@@ -123,7 +123,7 @@ class Search:
         assert tip.reading is not None
         found = self._reader.follow(tip.reading, row, value)
         reading, node = (found, found.node) if isinstance(found, Reading) else (None, found)
-        return Tip(Path((*tip.path.passed, Passed(node, value, capped))), reading)
+        return Tip(Path((Passed(node, value, capped), *tip.path.passed)), reading)
 
     def _check_sum(self, terms: Terms, reading: Reading) -> None:
         total = float(terms.value.sum()) + terms.bias
@@ -143,8 +143,8 @@ class Search:
 
 
 def _account(nodes: tuple[PathNode, ...], terms: Terms, value: float, kept: list[Tip]) -> Account:
-    going_on = [tip.path for tip in kept if tip.path.nodes[:-1] == nodes]
-    ends = sum((path.value for path in going_on if _unexplained(path.nodes[-1])), start=0.0)
+    going_on = [tip.path for tip in kept if tip.path.nodes[1:] == nodes]
+    ends = sum((path.value for path in going_on if _unexplained(path.nodes[0])), start=0.0)
     total = sum((path.value for path in going_on), start=0.0)
     errors = terms.total("error", "mlp") - ends
     return Account(
@@ -162,7 +162,7 @@ def _unexplained(node: PathNode) -> bool:
 
 def _capped(value: Float[Tensor, " n"], path: Path) -> Float[Tensor, " n"]:
     """No contribution to a feature is more than that feature's own, by every feature on the way to the target."""
-    for step in reversed(path.passed):
+    for step in path.passed:
         if isinstance(step.node, Feature) and step.value:
             value = torch.where(value / step.value > 1, torch.full_like(value, step.value), value)
     return value

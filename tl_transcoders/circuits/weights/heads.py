@@ -73,7 +73,7 @@ def norms(stream: Stream, source: Source | None, target: Target | None) -> HeadM
 
 @torch.no_grad()
 def by_head(
-    spliced: Spliced, source: Feature | Token, target: Feature | Token | Difference
+    spliced: Spliced, *, source: Feature | Token, target: Feature | Token | Difference
 ) -> HeadMap:
     """The connection of one source and one target through every head between them, with its sign.
 
@@ -82,7 +82,7 @@ def by_head(
     **Raises:** as `connections`; ConfigError where no head lies between the two.
 
     ```python
-    by_head(spliced, Feature(3, 809), Feature(5, 1207)).top(3)
+    by_head(spliced, source=Feature(3, 809), target=Feature(5, 1207)).top(3)
     ```
     """
     stream = Stream(spliced)

@@ -183,15 +183,16 @@ def _of_pairs(
 ) -> Ranked:
     """Sources, targets and means, of pairs that fire together, in the order of their targets."""
     best = Best(1, options.k, options.sign, factor)
+    device = way.read.rows.device
     target, source = pair // way.n_source, pair % way.n_source
     numbers, column = target.unique(return_inverse=True)
     at_a_time = max(1, options.memory // factor.itemsize // way.n_source)
     for first in range(0, len(numbers), at_a_time):
         here = (column >= first) & (column < first + at_a_time)
-        readers = way.reads(numbers[first : first + at_a_time])
+        readers = way.reads(numbers[first : first + at_a_time].to(device))
         value = factor.new_zeros(int(here.sum()))
         for i, group in enumerate(way.groups):
-            matrix = total(group, slice(None), way.dtype) @ readers.T
+            matrix = (total(group, slice(None), way.dtype) @ readers.T).cpu()
             value += matrix[source[here], column[here] - first] * factor[here, i]
         best.offer(slice(None), value[None], pair[here][None])
     _, number, value = best.found()
@@ -200,17 +201,18 @@ def _of_pairs(
 
 def _of_all(way: Way, factor: Float[Tensor, "source group"], options: Options) -> Ranked:
     """The same, of all pairs: the factor of a source is the same for every target."""
+    factor = factor.to(way.read.rows.device, way.dtype)
     best = Best(1, options.k, options.sign, factor)
     per_block = max(1, options.memory // factor.itemsize)
     for targets in blocks(way.n_target, per_block, way.n_source):
         readers = way.reads(targets)
         for sources in blocks(way.n_source, per_block, len(readers)):
-            value = (way.writes_by_group(sources, factor[sources]) @ readers.T).to(factor.dtype)
+            value = way.writes_by_group(sources, factor[sources]) @ readers.T
             s = torch.arange(sources.start, sources.stop, device=value.device)[:, None]
             t = torch.arange(targets.start, targets.stop, device=value.device)
             best.offer(slice(None), value.reshape(1, -1), (t * way.n_source + s).reshape(1, -1))
-    _, number, value = best.found()
-    return number % way.n_source, number // way.n_source, value
+    number, value = (found.cpu() for found in best.found()[1:])
+    return number % way.n_source, number // way.n_source, value.cpu().double()
 
 
 def _looked_up(

@@ -38,18 +38,18 @@ class PathGraph:
         accounts = paths.accounts if isinstance(paths, Paths) else {}
         value: dict[tuple[PathNode, ...], float] = {}
         for path in paths:
-            for n, step in enumerate(path.passed, start=1):
-                value[path.nodes[:n]] = step.value
+            for first, step in enumerate(path.passed):
+                value[path.nodes[first:]] = step.value
         edges: dict[Edge, float] = defaultdict(float)
         kept: dict[tuple[PathNode, ...], float] = defaultdict(float)
         for nodes, contribution in value.items():
             if len(nodes) > 1:
-                edges[nodes[-1], nodes[-2]] += contribution
-                kept[nodes[:-1]] += contribution
+                edges[nodes[0], nodes[1]] += contribution
+                kept[nodes[1:]] += contribution
         found: dict[PathNode, Account] = {}
         for nodes, contribution in value.items():
             account = _account(contribution, kept[nodes], accounts.get(nodes))
-            found[nodes[-1]] = _sum(found.get(nodes[-1], NOTHING), account)
+            found[nodes[0]] = _sum(found.get(nodes[0], NOTHING), account)
         return cls(found, dict(edges))
 
     def over_positions(self) -> "PathGraph":

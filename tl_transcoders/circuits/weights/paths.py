@@ -28,36 +28,36 @@ class Passed:
 @final
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Nodes from the target down to a source."""
+    """Nodes from a source to the target."""
 
     passed: tuple[Passed, ...]
 
     @property
     def nodes(self) -> tuple[PathNode, ...]:
-        """From the target down."""
+        """From the source to the target."""
         return tuple(step.node for step in self.passed)
 
     @property
     def value(self) -> float:
         """What the source contributes to the target's pre-activation (or logit) by this path."""
-        return self.passed[-1].value
+        return self.passed[0].value
 
     @property
     def capped(self) -> float:
         """The same, capped."""
-        return self.passed[-1].capped
+        return self.passed[0].capped
 
     def __len__(self) -> int:
         return len(self.passed)
 
     def __str__(self) -> str:
-        return " <- ".join(f"{written(step.node)} {step.value:.3g}" for step in self.passed)
+        return " -> ".join(f"{written(step.node)} {step.value:.3g}" for step in self.passed)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What makes up a node at the end of a path, in units of the target.
+    """What makes up the first node of a path, in units of the target.
 
         value = Σ kept + bias + errors + left_out
 
@@ -75,7 +75,8 @@ class Account:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """The strongest paths into a target by their length, `levels[n]` those of n steps; and the accounts of nodes expanded.
+    """The strongest paths into a target by their length, `levels[n]` those of n steps; and the accounts of nodes
+    expanded, by the nodes from them to the target.
 
     `gap` is the largest |Σ of all terms − value| of a node expanded, in units of Σ |terms|,
     less what rounding of the stream it reads explains.
@@ -95,9 +96,9 @@ class Paths:
         """One path a line, by length."""
         return "\n".join(str(path) for path in self)
 
-    def ending(self, *pattern: Match) -> "Paths":
-        """Those whose last nodes (down to the source) match, one by one."""
-        return self._kept(lambda nodes: _fits(nodes[len(nodes) - len(pattern) :], pattern))
+    def starting(self, *pattern: Match) -> "Paths":
+        """Those whose first nodes, from the source on, match one by one."""
+        return self._kept(lambda nodes: _fits(nodes[: len(pattern)], pattern))
 
     def through(self, *pattern: Match) -> "Paths":
         """Those that somewhere pass nodes that match, one directly after the other."""
@@ -108,11 +109,11 @@ class Paths:
         return self._kept(lambda nodes: not _somewhere(nodes, pattern))
 
     def totals(self, *, among: Match | None = None) -> list[tuple[PathNode, float]]:
-        """What every node contributes by all paths that end in it, the largest |value| first."""
+        """What every node contributes by all paths that start there, the largest |value| first."""
         found: dict[PathNode, float] = defaultdict(float)
         for path in self:
-            if len(path) > 1 and (among is None or path.nodes[-1] in among):
-                found[path.nodes[-1]] += path.value
+            if len(path) > 1 and (among is None or path.nodes[0] in among):
+                found[path.nodes[0]] += path.value
         return sorted(found.items(), key=lambda item: -abs(item[1]))
 
     def _kept(self, wanted: Callable[[tuple[PathNode, ...]], bool]) -> "Paths":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.graphs.frame import Frame, pushed
 from tl_transcoders.circuits.graphs.nodes import Difference, Token
+from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Embed, Error, Feature, Head, Mlp
 from tl_transcoders.circuits.weights.via import Skip
 
@@ -57,12 +58,13 @@ class Terms:
 
 
 @final
-class Reader:
+class RunReader:
     """A run on one prompt, read backwards."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self._values = cache(self._values_of)
+        self._biases = cache(Sources.of(frame, {}).bias)
 
     def stream(self, reading: Reading) -> Float[Tensor, " d_model"]:
         """x, what it reads of."""
@@ -130,26 +132,22 @@ class Reader:
     def _mlp(self, layer: int, reading: Reading) -> tuple[list[Tensor], list[Tensor], float]:
         """Whole MLP, or error and skip connection; and what its biases contribute. Features come apart."""
         frame, pos, v = self.frame, reading.pos, reading.vector
-        swap, block = frame.swap(layer), frame.block(layer)
+        swap = frame.swap(layer)
         at, first = torch.tensor([pos]), torch.tensor([0])
-        post = block.ln2_post
-        offset = 0.0 if post is None else float(post.bias.to(frame.dtype) @ v)
+        bias = float(self._biases(layer)[pos] @ v)
         if swap is None or not bool(frame.spliced[pos]):
             whole = self._pushed(layer, pos, frame.value("mlp_raw", layer)[pos])
-            return [_rows("mlp", layer, at, first)], [(whole @ v)[None]], offset
+            return [_rows("mlp", layer, at, first)], [(whole @ v)[None]], bias
         rows, value = [], []
         if ("error", layer) in frame.run.values:
             error = self._pushed(layer, pos, frame.value("error", layer)[pos])
             rows.append(_rows("error", layer, at, first))
             value.append((error @ v)[None])
-        own = swap.b_dec.to(frame.dtype)
         if swap.W_skip is not None:
             x = frame.value("mlp_in", layer)[pos]
             rows.append(_rows("skip", layer, at, first))
             value.append((x @ self._skipped(layer, reading))[None])
-            if swap.coder.cfg.read == "mlp_in":
-                own = own + block.ln2.bias.to(frame.dtype) @ swap.W_skip.to(frame.dtype)
-        return rows, value, offset + float(self._pushed(layer, pos, own) @ v)
+        return rows, value, bias
 
     def _features(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
         found = []

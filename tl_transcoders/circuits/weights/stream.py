@@ -27,7 +27,7 @@ from tl_transcoders.splice.trace.swap import Swap
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class WrittenRows:
     """Rows that something writes behind the MLP of `layer` (None: into the first block), through a post-norm."""
 
     layer: int | None
@@ -44,7 +44,7 @@ class Written:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class ReadRows:
     """Rows that something reads with, through a norm (its gain too, or the centring alone)."""
 
     rows: Float[Tensor, "n d_model"]
@@ -111,7 +111,7 @@ class Stream:
             )
         return found
 
-    def written(self, source: Source) -> tuple[Written, ...]:
+    def written(self, source: Source) -> tuple[WrittenRows, ...]:
         """What a source writes, layer by layer: cross-layer features write behind several MLPs."""
         match source:
             case Features(layer):
@@ -120,14 +120,14 @@ class Stream:
                 self.check_feature(layer, index)
                 return self._decoders(layer, slice(index, index + 1))
             case Embed():
-                return (Written(layer=None, rows=self.W_E),)
+                return (WrittenRows(layer=None, rows=self.W_E),)
             case Token(token):
                 self.check_token(token)
-                return (Written(layer=None, rows=self.W_E[token : token + 1]),)
+                return (WrittenRows(layer=None, rows=self.W_E[token : token + 1]),)
             case _:
                 raise _no_end("source", source, "Features(layer), Feature, Embed() or Token")
 
-    def read(self, target: Target) -> Read:
+    def read(self, target: Target) -> ReadRows:
         """What a target reads with."""
         anatomy = self.model.anatomy
         match target:
@@ -138,16 +138,16 @@ class Stream:
                 return self._encoders(self.swap(layer), slice(index, index + 1))
             case Logits():
                 rows = anatomy.W_U.T
-                return Read(rows=rows, norm=anatomy.ln_final, less=self._mean_unembedding)
+                return ReadRows(rows=rows, norm=anatomy.ln_final, less=self._mean_unembedding)
             case Token(token):
                 self.check_token(token)
                 rows = anatomy.W_U.T[token : token + 1]
-                return Read(rows=rows, norm=anatomy.ln_final, less=self._mean_unembedding)
+                return ReadRows(rows=rows, norm=anatomy.ln_final, less=self._mean_unembedding)
             case Difference(good, bad):
                 self.check_token(good)
                 self.check_token(bad)
                 rows = (anatomy.W_U[:, good] - anatomy.W_U[:, bad])[None]
-                return Read(rows=rows, norm=anatomy.ln_final)
+                return ReadRows(rows=rows, norm=anatomy.ln_final)
             case _:
                 expected = "Features(layer), Feature, Logits(), Token or Difference"
                 raise _no_end("target", target, expected)
@@ -189,22 +189,22 @@ class Stream:
     def _mean_unembedding(self) -> Float[Tensor, " d_model"]:
         return self.model.anatomy.W_U.to(self.dtype).mean(1)
 
-    def _decoders(self, layer: int, rows: slice) -> tuple[Written, ...]:
+    def _decoders(self, layer: int, rows: slice) -> tuple[WrittenRows, ...]:
         self.swap(layer)
         return tuple(
-            Written(layer=at, rows=swap.decoder(layer)[rows], norm=self.block(at).ln2_post)
+            WrittenRows(layer=at, rows=swap.decoder(layer)[rows], norm=self.block(at).ln2_post)
             for at, swap in sorted(self.model.swaps.items())
             if layer in swap.sources
         )
 
-    def _encoders(self, swap: Swap, rows: slice) -> Read:
+    def _encoders(self, swap: Swap, rows: slice) -> ReadRows:
         site = swap.coder.cfg.read
         norm = None if site == "resid_mid" else self.block(swap.layer).ln2
-        return Read(rows=swap.encoders[rows], norm=norm, gain=site == "mlp_in")
+        return ReadRows(rows=swap.encoders[rows], norm=norm, gain=site == "mlp_in")
 
 
 def total(
-    parts: Sequence[Written], rows: slice | Int[Tensor, " m"], dtype: torch.dtype
+    parts: Sequence[WrittenRows], rows: slice | Int[Tensor, " m"], dtype: torch.dtype
 ) -> Float[Tensor, "m d_model"]:
     """All that some rows write, norm scales left out."""
     return torch.stack([part.take(rows, dtype) for part in parts]).sum(0)

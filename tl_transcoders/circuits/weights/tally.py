@@ -11,7 +11,7 @@ from tl_transcoders.circuits.weights.ends import Features
 from tl_transcoders.circuits.weights.firing import Firing, firing
 from tl_transcoders.circuits.weights.kernel import kernel, read_scale, write_scale
 from tl_transcoders.circuits.weights.pair_sums import PairSums
-from tl_transcoders.circuits.weights.stream import Written
+from tl_transcoders.circuits.weights.stream import WrittenRows
 from tl_transcoders.circuits.weights.way import Way
 from tl_transcoders.splice.trace.run import Run
 
@@ -21,15 +21,16 @@ class Tally:
     """Sums of the input-dependent factor, arriving[s, p] = Σ_q kernel[p, q] · activation[s, q] / (σ_j(q) · σ_t(p)).
 
     `mean` holds Σ_p of it for every source, `pairs` the same over positions where a target is active, and last how often
-    both are; a column for each part of what a source writes that has a post-norm of its own.
+    both are; a column for each part of what a source writes that has a post-norm of its own. All are on the CPU: sums of
+    many small numbers want float64, which not every device has.
     """
 
     def __init__(self, way: Way, memory: int) -> None:
-        like = way.read.rows.new_empty(0, dtype=torch.float64)
+        like = torch.empty(0, dtype=torch.float64)
         self.way, columns = way, len(way.groups)
         self.mean = like.new_zeros(way.n_source, columns)
-        self.n_source = torch.zeros(way.n_source, dtype=torch.long, device=like.device)
-        self.n_target = torch.zeros(way.n_target, dtype=torch.long, device=like.device)
+        self.n_source = torch.zeros(way.n_source, dtype=torch.long)
+        self.n_target = torch.zeros(way.n_target, dtype=torch.long)
         self.n_tokens = 0
         self.pairs = PairSums(columns + 1, like, memory)
 
@@ -72,9 +73,10 @@ class Tally:
                 (written.pos, column), part, accumulate=True
             )
             fired = fired if passed is None else passed @ fired
-            arriving.append((fired * weight[:, None]).double())
-        there = torch.stack([part != 0 for part in arriving]).any(0).double()
-        active = active.double()
+            arriving.append((fired * weight[:, None]).cpu().double())
+        there = torch.stack([part != 0 for part in arriving]).any(0).cpu().double()
+        active = active.cpu().double()
+        source, target = source.cpu(), target.cpu()
         self.mean[source] += torch.stack([part.sum(0) for part in arriving], 1)
         self.n_source[source] += there.sum(0).long()
         self.n_target[target] += active.sum(1).long()
@@ -84,7 +86,9 @@ class Tally:
         pair = target[t] * self.way.n_source + source[s]
         self.pairs.add(pair, torch.stack([*sums, both[t, s]], 1))
 
-    def _weight(self, run: Run, group: tuple[Written, ...], written: Firing) -> Float[Tensor, " n"]:
+    def _weight(
+        self, run: Run, group: tuple[WrittenRows, ...], written: Firing
+    ) -> Float[Tensor, " n"]:
         """Activations over the scale of the group's post-norm."""
         first = group[0]
         if first.layer is None or first.norm is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_transcoders.circuits.nodes import Embed, Feature, Head
 from tl_transcoders.circuits.weights.ends import Features, Source, Target
-from tl_transcoders.circuits.weights.stream import Stream, Written
+from tl_transcoders.circuits.weights.stream import Stream, WrittenRows
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.hosts import Norm
 
@@ -52,7 +52,7 @@ def steps_of(stream: Stream, via: Via) -> tuple[Step, ...]:
 
 def reachable(
     stream: Stream, source: Source, steps: Sequence[Step], target: Target | Head
-) -> tuple[Written, ...]:
+) -> tuple[WrittenRows, ...]:
     """What a source writes before the first step (or the target) reads.
 
     **Raises:** ConfigError where something on the way reads before what comes before it has written.
@@ -121,7 +121,7 @@ def _behind(norm: Norm | None, g: Tensor) -> Tensor:
     return g if norm is None else norm.centre(g * norm.gain.to(g.dtype))
 
 
-def _written(stream: Stream, part: Written) -> int:
+def _written(stream: Stream, part: WrittenRows) -> int:
     return EMBEDDED if part.layer is None else _writes(stream, part.layer, False)
 
 

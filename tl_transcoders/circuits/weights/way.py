@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_transcoders.circuits.weights.ends import Source, Target
-from tl_transcoders.circuits.weights.stream import Read, Stream, Written, total
+from tl_transcoders.circuits.weights.stream import ReadRows, Stream, WrittenRows, total
 from tl_transcoders.circuits.weights.via import Step, Via, pull, reachable, steps_of
 
 
@@ -21,8 +21,8 @@ class Way:
     source: Source
     target: Target
     steps: tuple[Step, ...]
-    parts: tuple[Written, ...]
-    read: Read
+    parts: tuple[WrittenRows, ...]
+    read: ReadRows
 
     @classmethod
     def of(cls, stream: Stream, source: Source, target: Target, via: Via) -> Self:
@@ -50,7 +50,7 @@ class Way:
         return self.stream.dtype
 
     @property
-    def groups(self) -> tuple[tuple[Written, ...], ...]:
+    def groups(self) -> tuple[tuple[WrittenRows, ...], ...]:
         """Parts that share a scale: all of them, but where every layer has a post-norm of its own."""
         if all(part.norm is None for part in self.parts):
             return (self.parts,)
