@@ -246,12 +246,12 @@ def test_wrong_arguments_are_told(options: dict[str, Any], told: str) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_prompts_and_models_are_told(graph: Graph) -> None:
     with spliced_with() as spliced:
-        for prompt, told in (
-            (PROMPT[:, :1], "1 tokens"),
-            (PROMPT.expand(2, -1), "2 prompts"),
-            (tokens(1, 65), "context, 64"),
+        for prompt, error, told in (
+            (PROMPT[:, :1], ShapeError, "one token"),
+            (PROMPT.expand(2, -1), ShapeError, "2 prompts"),
+            (tokens(1, 65), ConfigError, "attribution_graph, prompt.*64"),
         ):
-            with pytest.raises(ShapeError, match=told):
+            with pytest.raises(error, match=told):
                 attribution_graph(spliced, prompt)
         with pytest.raises(ConfigError, match="share, above 0"):
             graph.prune(node=0)

@@ -139,5 +139,5 @@ def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_prompts_are_told() -> None:
-    with spliced_with() as spliced, pytest.raises(ShapeError, match="1 tokens"):
+    with spliced_with() as spliced, pytest.raises(ShapeError, match="one token"):
         attribution_graphs(spliced, [PROMPT, PROMPT[:, :1]], max_features=5)

@@ -94,6 +94,7 @@ def assemble(
         effect=edges.effect,
         gap=gap,
         run=None if sweeper.circuitry.bends else frame.run,
+        no_run="linear",
     )
 
 

@@ -65,7 +65,7 @@ class Graph:
     gap: float
     run: Run | None = field(default=None, repr=False)
     """The run it was made from, which `validate` needs; not saved, and given up by `without_run`."""
-    no_run: NoRun = field(default="linear", repr=False)
+    no_run: NoRun = field(default="given up", repr=False)
     """Why there is no run, where there is none: linear MLPs, a file, or it was given up."""
 
     def __repr__(self) -> str:
