@@ -123,6 +123,14 @@ def test_positions_count_from_the_end_too(graph: Graph) -> None:
             graph.select([Embed(pos)])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_heads_are_asked_of_one_prompt(graph: Graph) -> None:
+    for other, told in ((merge([graph, graph]), "MergedGraph"), (graph.group({}), "SuperGraph")):
+        wrong: Any = other
+        with pytest.raises(ConfigError, match=f"with_heads: got a {told}"):
+            with_heads(wrong, 2)
+
+
 def test_a_graph_can_give_up_its_run(graph: Graph) -> None:
     bare = graph.without_run()
     assert bare.run is None

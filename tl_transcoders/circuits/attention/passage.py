@@ -11,6 +11,7 @@ from tl_transcoders.circuits.attention.heads import Heads
 from tl_transcoders.circuits.graphs.frame import Frame
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.nodes import Head
+from tl_transcoders.errors import ConfigError
 
 
 @final
@@ -38,6 +39,13 @@ class Passage:
     @classmethod
     def of_graph(cls, graph: Graph, what: str) -> "Passage":
         """That of the run a graph was made from, its head nodes cut; raises ConfigError for one without its run."""
+        if not isinstance(graph, Graph):
+            raise ConfigError(
+                what,
+                got=f"a {type(graph).__name__}",
+                expected="the Graph of one prompt",
+                do="Ask each of the graphs that were merged or grouped.",
+            )
         run = graph.run_for(what)
         nodes = graph.nodes.take(graph.nodes.is_a("head"))
         return cls.of(Frame.of(run), (node for node in nodes if isinstance(node, Head)))
