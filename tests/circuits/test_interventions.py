@@ -13,6 +13,7 @@ from tests.cases import (
     CASES,
     D_MODEL,
     HOSTS,
+    THOROUGH,
     Host,
     Kind,
     case_id,
@@ -111,7 +112,12 @@ POSITIONS: list[tuple[int | None, slice | None, list[int]]] = [
 ]
 
 
-@every_host
+@pytest.mark.cases
+@pytest.mark.parametrize(
+    "host",
+    [pytest.param(h, marks=() if h in THOROUGH else pytest.mark.slow) for h in HOSTS],
+    ids=case_id,
+)
 def test_every_edit_at_every_kind_of_position(host: Host) -> None:
     model = host.build()
     with splice(model, TOPK.build(model)) as spliced:
