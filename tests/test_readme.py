@@ -7,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    "README.md": 5,
+    "README.md": 6,
     "docs/index.md": 1,
     "docs/concepts.md": 1,
     "docs/kinds.md": 3,
     "docs/formats.md": 4,
     "docs/circuits.md": 9,
     "docs/tutorials/greater_than.md": 5,
-    "docs/graphs.md": 7,
+    "docs/graphs.md": 8,
     "docs/weights.md": 6,
     "docs/attention.md": 4,
 }

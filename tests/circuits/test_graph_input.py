@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -45,6 +45,10 @@ ASKED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "merge none": (lambda _: merge([]), "no graph"),
     "compare": (lambda graph: compare(graph, None), "graphs"),
     "save": (lambda graph: graph.save("no/such/folder/graph.safetensors"), "a folder that exists"),
+    "compared top": (lambda graph: compare(graph, graph).top(-1), "1 or more"),
+    "paths": (lambda graph: graph.paths("embed@1", "embed@2", k=0), "1 or more"),
+    "select none": (lambda graph: graph.select(None), "got a NoneType"),
+    "select a graph": (lambda graph: graph.select(graph), "got a Graph"),
     "merged top": (lambda graph: merge([graph]).top(-1), "1 or more"),
     "merged least": (lambda graph: merge([graph]).top(1, least=0), "1 or more"),
     "heads top": (lambda _: HeadMap(torch.ones(2, 3)).top(-1), "1 or more"),
@@ -121,6 +125,63 @@ def test_positions_count_from_the_end_too(graph: Graph) -> None:
     for pos in (last + 1, -last - 2):
         with pytest.raises(ConfigError, match=f"a position of the prompt, 0 to {last}"):
             graph.select([Embed(pos)])
+
+
+WRONG_TARGETS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no position": (lambda: Token(3, cast("Any", None)), "position None"),
+    "half a token": (lambda: Token(cast("Any", 3.5), 1), "token 3.5"),
+    "true token": (lambda: Token(True, 1), "token True"),
+    "true in a pair": (lambda: (True, 4), "token True"),
+    "half an index": (lambda: Feature(2, cast("Any", 3.7), -1), "a token"),
+    "half a position": (lambda: Feature(2, 3, cast("Any", 1.5)), "a token"),
+    "true layer": (lambda: Feature(True, 3, -1), "a feature of layers"),
+    "unknown word": (lambda: "nobody", "which the tokenizer does not know"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", WRONG_TARGETS)
+def test_targets_that_cannot_be_are_told(name: str) -> None:
+    target, told = WRONG_TARGETS[name]
+    with spliced_with() as spliced, pytest.raises(ConfigError, match=told):
+        attribution_graph(spliced, PROMPT, targets=[target()])
+
+
+@pytest.mark.parametrize("index", [0, 30])
+def test_a_silent_feature_of_any_layer_is_a_target(index: int) -> None:
+    with spliced_with() as spliced:
+        for layer in range(3):
+            feature = Feature(layer, index, -1)
+            graph = attribution_graph(spliced, PROMPT, targets=[feature, Token(3)])
+            same = attribution_graph(spliced, PROMPT, targets=[f"f{layer}.{index}@-1", Token(3)])
+            assert graph.gap < 1e-5
+            assert same.effect.equal(graph.effect)
+            assert graph.number(feature) == graph.number(graph.outcomes[0])
+            budget = attribution_graph(spliced, PROMPT, targets=[feature], max_features=1)
+            assert float(budget.value[budget.number(feature)]) == pytest.approx(
+                float(graph.value[graph.number(feature)]), abs=1e-5
+            )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_groups_have_names_of_their_own(graph: Graph) -> None:
+    wrong: Any = [Embed(2)]
+    for groups, told in (({"embed@1": [Embed(2)]}, "named like nodes"), (wrong, "got a list")):
+        with pytest.raises(ConfigError, match=told):
+            graph.group(groups)
+    assert "embed@2" in graph.group({"embed@2": [Embed(2)]}).names
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_foreign_file_stays_and_folders_are_told(graph: Graph, tmp_path: Path) -> None:
+    (tmp_path / "g.part").write_text("mine")
+    graph.save(tmp_path / "g")
+    assert (tmp_path / "g.part").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"g", "g.part"}
+    for save in (graph.save, graph.save_html):
+        for path in (tmp_path, ""):
+            with pytest.raises(ConfigError, match="expected a file"):
+                save(path)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -22,7 +22,7 @@ from tests.circuits.attention_cases import (
 )
 from tests.circuits.truth import ANSWER, WRONG, Truth
 from tests.circuits.truths import TRUTHS
-from tl_transcoders.circuits.attention import loading_table, with_heads
+from tl_transcoders.circuits.attention import head_paths, loading_table, with_heads
 from tl_transcoders.circuits.graphs import Bias, Difference, Graph, attribution_graph
 from tl_transcoders.circuits.graphs.influence import shares
 from tl_transcoders.circuits.graphs.nodes import write
@@ -178,6 +178,23 @@ def test_it_can_be_pruned_and_still_sums(explained: Graph) -> None:
     targets = ~pruned.value.isnan()
     torch.testing.assert_close(sums(pruned)[targets], pruned.value[targets], atol=1e-4, rtol=1e-4)
     assert 0 < pruned.replacement_score < 1
+
+
+def test_a_pruned_graph_keeps_what_its_heads_cut(explained: Graph) -> None:
+    pruned = explained.prune(node=0.5, edge=0.9)
+    assert len(pruned.cut) == int(explained.nodes.is_a("head").sum())
+    assert 0 < int(pruned.nodes.is_a("head").sum()) < len(pruned.cut)
+    assert pruned.validate(20).gap < 1e-4
+    checked = 0
+    for source, target, effect in pruned.top(60):
+        if not isinstance(source, Bias | Head) and not isinstance(target, Head):
+            table = loading_table(pruned, target, sources=[source])
+            assert float(table.total[0]) == pytest.approx(effect, rel=1e-3, abs=1e-5)
+            assert head_paths(pruned, source, target=target).total == pytest.approx(
+                effect, rel=1e-3, abs=1e-5
+            )
+            checked += 1
+    assert checked > 3
 
 
 def test_ways_through_heads_are_among_the_strongest(explained: Graph, tmp_path: Path) -> None:

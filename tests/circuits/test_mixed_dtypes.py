@@ -154,3 +154,11 @@ def test_circuits_and_graphs_are_found(rough: Any, kind: Kind) -> None:
         ).edges
         if kind is not SAE:
             assert attribution_graph(spliced, BASE[:1]).gap < 0.05
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama-gqa", "neox", "gemma3"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_graphs_of_every_precision(architecture: str, dtype: torch.dtype) -> None:
+    model = Host(architecture, "bridge", False).fresh().to(dtype)
+    with splice(model, KINDS[0].build(model), error="keep") as spliced:
+        assert attribution_graph(spliced, BASE[:1]).gap < (1e-6 if dtype == torch.float64 else 0.02)

@@ -199,7 +199,7 @@ def test_the_induction_head_looks_for_what_the_head_before_it_wrote(
 @pytest.fixture(scope="module")
 def row() -> AttentionRow:
     with spliced_with(HOSTS[0]) as spliced:
-        return attention_row(spliced, PROMPT, head=HEAD, query=-2, target=4)
+        return attention_row(spliced, PROMPT, head=HEAD, query=-2, target=Token(4, -2))
 
 
 def test_a_row_is_the_scores_of_its_keys(row: AttentionRow) -> None:
@@ -253,7 +253,7 @@ def through_the_head(run: Run, change: Tensor, token: AttentionRow) -> Tensor:
 
 
 def test_a_feature_before_the_head_is_no_target() -> None:
-    with spliced_with(HOSTS[0]) as spliced, pytest.raises(ConfigError, match="comes before"):
+    with spliced_with(HOSTS[0]) as spliced, pytest.raises(ConfigError, match="which nothing of"):
         attention_row(spliced, PROMPT, head=HEAD, query=-1, target=Feature(1, 3, 2))
 
 

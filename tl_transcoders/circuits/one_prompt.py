@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_transcoders.circuits.checks import check_spliced
+from tl_transcoders.circuits.checks import check_spliced, check_unpadded
 from tl_transcoders.errors import ShapeError, SpliceError
 from tl_transcoders.hosts import check_tokens
 from tl_transcoders.splice import Spliced
@@ -45,6 +45,7 @@ def _tokens(spliced: Spliced, prompt: str | Tensor, where: str) -> Int[Tensor, "
     found: Any = spliced.model.to_tokens(prompt) if isinstance(prompt, str) else prompt
     tokens = found[None] if isinstance(found, Tensor) and found.ndim == 1 else found
     check_tokens(spliced.host, tokens, f"{where}, prompt")
+    check_unpadded(spliced, tokens, f"{where}, prompt")
     _check_one(len(tokens), where)
     return tokens
 

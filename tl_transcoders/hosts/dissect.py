@@ -154,7 +154,7 @@ def _norm(host: AbstractHost, module: Any, where: str, width: int | None = None)
 def _wiring(host: AbstractHost, anatomy: Anatomy, layer: int, seen: dict[str, Tensor]) -> Wiring:
     block, where = anatomy.blocks[layer], f"blocks.{layer}.attn"
     scores = seen[f"{where}.hook_attn_scores"]
-    visible = scores > MASKED
+    visible = scores > max(MASKED, torch.finfo(scores.dtype).min / 2)
     if not (visible == visible[:1, :1]).all():
         raise SpliceError(
             where,

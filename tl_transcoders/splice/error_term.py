@@ -17,6 +17,8 @@ class ErrorTerm:
         self.policy: ErrorPolicy = policy
         self._where = where
         self.recording = self.paused = False
+        self.rows = slice(None)
+        """Which prompts of the base run are running."""
         self._frozen: Tensor | None = None
 
     @property
@@ -27,7 +29,7 @@ class ErrorTerm:
     @property
     def stored(self) -> Tensor | None:
         """The error of the base run, under the policy that uses it."""
-        return self._frozen if self.policy == "freeze" else None
+        return self._running if self.policy == "freeze" else None
 
     def value(self, original: Tensor | None, unedited: Tensor) -> Tensor | None:
         """The error to add, detached; None stands for zero."""
@@ -40,26 +42,32 @@ class ErrorTerm:
             return error
         return self._frozen_for(unedited) if self.policy == "freeze" else None
 
+    @property
+    def _running(self) -> Tensor | None:
+        frozen = self._frozen
+        return frozen if frozen is None or len(frozen) == 1 else frozen[self.rows]
+
     def _frozen_for(self, like: Tensor) -> Tensor:
-        if self._frozen is None:
+        frozen = self._running
+        if frozen is None:
             raise SpliceError(
                 f"{self._where}, error='freeze'",
                 got="no base run",
                 expected="the errors of a base run",
                 do="Call spliced.freeze(tokens) first, or splice with base=tokens.",
             )
-        fits = self._frozen.shape[1:] == like.shape[1:]
-        if not fits or self._frozen.shape[0] not in (1, like.shape[0]):
+        fits = frozen.shape[1:] == like.shape[1:]
+        if not fits or frozen.shape[0] not in (1, like.shape[0]):
             raise ShapeError(
                 f"{self._where}, error='freeze'",
                 got=f"a run of shape {tuple(like.shape[:-1])}",
-                expected=f"the shape of the base run, {tuple(self._frozen.shape[:-1])}",
+                expected=f"the shape of the base run, {tuple(frozen.shape[:-1])}",
                 do=(
                     "Freeze a base run of the same length (one prompt serves any batch). To generate, whose "
                     "every token has another length, splice with error='keep' or 'drop'."
                 ),
             )
-        return self._frozen
+        return frozen
 
 
 def as_leaf(error: Tensor) -> Tensor:

@@ -155,12 +155,15 @@ class Spliced:
 
     @contextmanager
     def running_rows(self, rows: slice) -> Iterator[Self]:
-        """While a few of the prompts are run for which `exclude` is a mask."""
-        self._state.rows = rows
+        """While a few of the prompts are run for which `exclude` is a mask, or whose errors are frozen."""
+        errors = [hooked.error for hooked in self.hooked.values()]
+        for some in (self._state, *errors):
+            some.rows = rows
         try:
             yield self
         finally:
-            self._state.rows = slice(None)
+            for some in (self._state, *errors):
+                some.rows = slice(None)
 
     def check_mask(self, shape: torch.Size) -> None:
         """Raise ShapeError where `exclude` is a mask of another shape than that of all prompts."""

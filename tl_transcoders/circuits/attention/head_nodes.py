@@ -23,6 +23,7 @@ from tl_transcoders.circuits.graphs.influence import influence, shares
 from tl_transcoders.circuits.graphs.nodes import NodeTable
 from tl_transcoders.circuits.graphs.sources import Sources
 from tl_transcoders.circuits.nodes import Head, write_node
+from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
 
 NOTHING: Final = -1
@@ -56,6 +57,7 @@ def with_heads(graph: Graph, heads: int | Sequence[Head], *, memory: int = MEMOR
     explained.top(5, target=Head(18, 6, pos=17))
     ```
     """
+    check_sizes("with_heads", memory=memory)
     passage = Passage.of_graph(graph, "with_heads")
     if passage.cut:
         raise ConfigError(
@@ -110,7 +112,7 @@ def _check(graph: Graph, heads: int | Sequence[Head]) -> None:
         return
     run = graph.run_for("with_heads")
     for head in heads:
-        check_head(run, head, "with_heads")
+        check_head(run, head, "with_heads", at=True)
         if head.pos is not None and not 0 <= head.pos < len(graph.tokens):
             raise ConfigError(
                 "with_heads, heads",
@@ -191,6 +193,7 @@ class Build:
             source=source.int(),
             effect=effect,
             gap=self.gap,
+            cut=self.chosen,
         )
 
     @property
@@ -219,7 +222,7 @@ class Build:
         value = reading.value.cpu()
         size = scores.abs().sum(1).clamp(min=1e-30)
         gap = float(((scores.sum(1) - value).abs() / size).max())
-        check_gap("with_heads", gap, self.whole.frame.run.embed.dtype)
+        check_gap("with_heads", gap, *self.whole.frame.dtypes)
         self.gap = max(self.gap, gap)
         kept = node >= 0
         inside = scores[:, kept]

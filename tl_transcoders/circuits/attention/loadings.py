@@ -13,7 +13,7 @@ from tl_transcoders.circuits.attention.memory import MEMORY, chunks
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import (
     Placed,
-    check_nodes,
+    as_nodes,
     first_layer,
     reading,
     written,
@@ -84,7 +84,7 @@ class LoadingTable:
 
 
 def head_loadings(
-    graph: Graph, source: GraphNode, *, target: GraphNode, layer: int
+    graph: Graph, source: GraphNode | str, *, target: GraphNode | str, layer: int
 ) -> HeadLoadings:
     """How much of an edge goes through each head of a layer that lies between its ends.
 
@@ -104,13 +104,14 @@ def head_loadings(
     head_loadings(graph, source, target=target, layer=5).per_head
     ```
     """
-    table = _table(graph, target, [source], MEMORY, "head_loadings")
     passage = Passage.of_graph(graph, "head_loadings")
+    source, target = as_nodes(graph, [source, target], "head_loadings")
+    table = _table(graph, target, [source], MEMORY, "head_loadings")
     first, before = first_layer(source), reading(passage, target, "head_loadings")[1]
-    if not first <= layer < before:
+    if type(layer) is not int or not first <= layer < before:
         raise ConfigError(
             "head_loadings, layer",
-            got=str(layer),
+            got=repr(layer),
             expected=f"a layer between {write(source)} and {write(target)}, {first} to {before - 1}"
             if first < before
             else f"no layer: no attention lies between {write(source)} and {write(target)}",
@@ -121,9 +122,9 @@ def head_loadings(
 
 def loading_table(
     graph: Graph,
-    target: GraphNode,
+    target: GraphNode | str,
     *,
-    sources: Sequence[GraphNode] | None = None,
+    sources: Sequence[GraphNode | str] | None = None,
     memory: int = MEMORY,
 ) -> LoadingTable:
     """The head loadings of many edges into a target in all layers at once: one sweep down, one up, and dot products.
@@ -141,14 +142,15 @@ def loading_table(
 @torch.no_grad()
 def _table(
     graph: Graph,
-    target: GraphNode,
-    sources: Sequence[GraphNode] | None,
+    target: GraphNode | str,
+    sources: Sequence[GraphNode | str] | None,
     memory: int,
     what: str,
 ) -> LoadingTable:
     check_sizes(what, memory=memory)
     passage = Passage.of_graph(graph, what)
-    check_nodes(graph, [target, *(sources or ())], what)
+    (target,) = as_nodes(graph, [target], what)
+    sources = None if sources is None else as_nodes(graph, sources, what)
     read, before = reading(passage, target, what)
     levels = list(descend(passage, read, before))[::-1]
     nodes = tuple(_sources_of(graph, target) if sources is None else sources)

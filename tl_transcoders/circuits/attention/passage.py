@@ -47,8 +47,7 @@ class Passage:
                 do="Ask each of the graphs that were merged or grouped.",
             )
         run = graph.run_for(what)
-        nodes = graph.nodes.take(graph.nodes.is_a("head"))
-        return cls.of(Frame.of(run), (node for node in nodes if isinstance(node, Head)))
+        return cls.of(Frame.of(run), graph.cut)
 
     @property
     def n_layers(self) -> int:

@@ -12,13 +12,13 @@ from tl_transcoders.circuits.attention.descent import Level, descend
 from tl_transcoders.circuits.attention.passage import Passage
 from tl_transcoders.circuits.attention.placed import (
     Placed,
-    check_nodes,
+    as_nodes,
     first_layer,
     reading,
     written,
 )
 from tl_transcoders.circuits.graphs.graph import Graph
-from tl_transcoders.circuits.graphs.nodes import GraphNode
+from tl_transcoders.circuits.graphs.nodes import GraphNode, write
 from tl_transcoders.circuits.nodes import Head, write_node
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.errors import ConfigError
@@ -54,9 +54,9 @@ class HeadPaths:
 @torch.no_grad()
 def head_path(
     graph: Graph,
-    source: GraphNode,
+    source: GraphNode | str,
     *,
-    target: GraphNode,
+    target: GraphNode | str,
     via: Sequence[Head],
     exact: bool = True,
 ) -> float:
@@ -73,8 +73,9 @@ def head_path(
     ```
     """
     passage = Passage.of_graph(graph, "head_path")
-    check_nodes(graph, [source, target], "head_path")
+    source, target = as_nodes(graph, [source, target], "head_path")
     read, before = reading(passage, target, "head_path")
+    _check_order(source, target, before, "head_path")
     _check_via(passage, via, range(first_layer(source), before))
     named = {head.layer: head for head in via}
     sources, like = written(passage, [source], "head_path"), _like(passage)
@@ -96,7 +97,7 @@ def head_path(
 
 @torch.no_grad()
 def head_paths(
-    graph: Graph, source: GraphNode, *, target: GraphNode, k: int = 10, beam: int = BEAM
+    graph: Graph, source: GraphNode | str, *, target: GraphNode | str, k: int = 10, beam: int = BEAM
 ) -> HeadPaths:
     """The k strongest paths of an edge through heads, each passing exactly through its heads; see `head_path`.
 
@@ -113,8 +114,9 @@ def head_paths(
     """
     check_sizes("head_paths", k=k, beam=beam)
     passage = Passage.of_graph(graph, "head_paths")
-    check_nodes(graph, [source, target], "head_paths")
+    source, target = as_nodes(graph, [source, target], "head_paths")
     read, before = reading(passage, target, "head_paths")
+    _check_order(source, target, before, "head_paths")
     levels = list(descend(passage, read, before))[::-1]
     search = HeadSearch(passage, levels, written(passage, [source], "head_paths"), beam)
     found, total = search.run(read), search.total(read)
@@ -226,6 +228,16 @@ class HeadSearch:
         return found
 
 
+def _check_order(source: GraphNode, target: GraphNode, before: int, what: str) -> None:
+    if first_layer(source) > before:
+        raise ConfigError(
+            what,
+            got=f"{write(source)} -> {write(target)}, which reads before its source has written",
+            expected="an edge of the graph",
+            do="Choose one of graph.top().",
+        )
+
+
 def _like(passage: Passage) -> Float[Tensor, "pos d_model"]:
     return passage.frame.run.embed[0].to(passage.frame.dtype)
 
@@ -247,6 +259,8 @@ def _only(z: Float[Tensor, "n pos head d_head"], head: Head) -> Float[Tensor, "n
 
 def _check_via(passage: Passage, via: Sequence[Head], between: range) -> None:
     n_heads, length = passage.frame.block(0).attention.n_heads, passage.frame.length
+    if not isinstance(via, Sequence):
+        raise _refusal(repr(via), "a list of heads")
     for head in via:
         if not isinstance(head, Head) or head.reader or not 0 <= head.head < n_heads:
             raise _refusal(repr(head), f"heads 0 to {n_heads - 1} of a layer")

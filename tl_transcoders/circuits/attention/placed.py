@@ -54,9 +54,16 @@ class Placed:
         return dense
 
 
-def check_nodes(graph: Graph, nodes: Sequence[GraphNode], what: str) -> None:
-    """Raises ConfigError for those that the graph does not have."""
+def as_nodes(graph: Graph, nodes: Sequence[GraphNode | str], what: str) -> list[GraphNode]:
+    """Nodes of a graph, or their texts; raises ConfigError for those that it does not have."""
+    if isinstance(nodes, str | GraphNode):
+        raise ConfigError(
+            what, got=repr(nodes), expected="a list of nodes", do="Put it into a list."
+        )
     for node in nodes:
+        if isinstance(node, str):
+            graph.number(node)
+            continue
         if not isinstance(node, GraphNode) or (isinstance(node, Head) and node.reader):
             raise ConfigError(
                 what,
@@ -65,6 +72,7 @@ def check_nodes(graph: Graph, nodes: Sequence[GraphNode], what: str) -> None:
                 do="Choose an edge as graph.top() gives them.",
             )
         graph.number(node)
+    return [graph.nodes[graph.number(node)] for node in nodes]
 
 
 def written(passage: Passage, nodes: Sequence[GraphNode], what: str) -> Placed:

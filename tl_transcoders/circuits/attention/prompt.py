@@ -21,12 +21,14 @@ def run_of(spliced: Spliced, prompt: Prompt, what: str) -> Run:
     return run
 
 
-def check_head(run: Run, head: Head, what: str) -> None:
-    """Raises ConfigError for what is no head of the model."""
+def check_head(run: Run, head: Head, what: str, *, at: bool = False) -> None:
+    """Raises ConfigError for what is no head of the model, or one at a position unless `at`."""
     n_heads = run.model.anatomy.blocks[0].attention.n_heads
     fits = (
         isinstance(head, Head)
         and head.reader is None
+        and (at or head.pos is None)
+        and type(head.layer) is type(head.head) is int
         and 0 <= head.layer < run.model.n_layers
         and 0 <= head.head < n_heads
     )
@@ -34,7 +36,8 @@ def check_head(run: Run, head: Head, what: str) -> None:
         raise ConfigError(
             f"{what}, head",
             got=repr(head),
-            expected=f"a head of layers 0 to {run.model.n_layers - 1}, 0 to {n_heads - 1}",
+            expected=f"a head of layers 0 to {run.model.n_layers - 1}, 0 to {n_heads - 1}, without a reader"
+            + ("" if at else " or position"),
             do="Write Head(3, 1).",
         )
 

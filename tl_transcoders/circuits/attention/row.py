@@ -194,13 +194,13 @@ def _gradient(
     """That of what a head mixes at a position, everything behind it frozen."""
     read, before = reading(passage, target, "attention_row")
     for level in descend(passage, read, before):
-        if level.layer == head.layer:
+        if level.layer == head.layer and bool(level.z[0, query, head.head].any()):
             return level.z[0, query, head.head]
     raise ConfigError(
         "attention_row, target",
-        got=f"{write(target)}, which comes before {write(head)}",
-        expected="a target behind the head",
-        do="Choose a feature of a later layer, or a token.",
+        got=f"{write(target)}, which nothing of {write(head)} at position {query} reaches",
+        expected="a target behind the head and not before the query",
+        do="Choose a feature of a later layer, or a token, at the query or after it.",
     )
 
 

@@ -66,7 +66,7 @@ def assemble(
     """The graph of the targets chosen, the outcomes first among them."""
     frame, rows, sources = sweeper.circuitry.frame, sweeper.rows, sweeper.circuitry.sources
     gap = rows.gap(chosen)
-    check_gap("attribution_graph", gap, frame.run.embed.dtype, sweeper.circuitry.dtype)
+    check_gap("attribution_graph", gap, *frame.dtypes, sweeper.circuitry.dtype)
     numbers = Numbering.of(sweeper, chosen)
     nodes = numbers.nodes
     zeros = torch.zeros(len(nodes), dtype=frame.dtype)

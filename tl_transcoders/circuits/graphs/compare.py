@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_transcoders.circuits.graphs.graph import Graph
 from tl_transcoders.circuits.graphs.merge import check_alike
 from tl_transcoders.circuits.graphs.nodes import GraphNode, NodeTable, write
+from tl_transcoders.circuits.sizes import check_sizes
 
 if TYPE_CHECKING:
     import pandas
@@ -48,6 +49,7 @@ class Comparison:
 
     def top(self, n: int) -> list[tuple[GraphNode, GraphNode, float, float]]:
         """The n edges that differ most: source, target, and the effect in either graph."""
+        check_sizes("Comparison.top", n=n)
         best = (self.effect_a - self.effect_b).abs().topk(min(n, len(self.target))).indices
         return [
             (

@@ -29,6 +29,12 @@ class Frame:
         return cls(run, run.model.anatomy.with_constant_scales(), dtype)
 
     @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Those of the model and of its transcoders."""
+        coders = (swap.b_enc.dtype for swap in self.run.model.swaps.values())
+        return {self.run.embed.dtype, *coders}
+
+    @property
     def n_layers(self) -> int:
         """Number of blocks."""
         return self.run.model.n_layers

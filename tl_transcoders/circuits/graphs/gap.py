@@ -7,7 +7,7 @@ import torch
 from tl_transcoders.errors import SpliceError
 
 TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
-LOW_PRECISION: Final = 0.05
+LOW_PRECISION: Final = 0.25
 
 
 def check_gap(where: str, gap: float, *dtypes: torch.dtype) -> None:
@@ -19,5 +19,6 @@ def check_gap(where: str, gap: float, *dtypes: torch.dtype) -> None:
             where,
             got=f"rows that miss their targets' pre-activations by {gap:.2g} of the sum of their entries",
             expected=f"at most {tolerance:.2g}",
-            do="This model computes something the graph does not describe: please report it.",
+            do="Try float32 where the model is of less precision. Where it is not, the model computes something the "
+            "graph does not describe: please report it.",
         )

@@ -22,6 +22,7 @@ from tl_transcoders.circuits.graphs.select import Selection, select
 from tl_transcoders.circuits.graphs.similar import similar_features
 from tl_transcoders.circuits.graphs.super_graph import SuperGraph
 from tl_transcoders.circuits.graphs.validate import Validation, validate
+from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.circuits.sizes import check_sizes
 from tl_transcoders.splice.trace.run import Run
 
@@ -65,6 +66,8 @@ class Graph:
     gap: float
     run: Run | None = field(default=None, repr=False)
     """The run it was made from, which `validate` needs; not saved, and given up by `without_run`."""
+    cut: tuple[Head, ...] = field(default=(), repr=False)
+    """The heads that `with_heads` made nodes, also those that were pruned: edges pass through none of them."""
     no_run: NoRun = field(default="given up", repr=False)
     """Why there is no run, where there is none: linear MLPs, a file, or it was given up."""
 
@@ -77,15 +80,15 @@ class Graph:
         """What the graph explains."""
         return tuple(self.nodes.take(self.weight > 0))
 
-    def label(self, node: GraphNode) -> str:
+    def label(self, node: GraphNode | str) -> str:
         """What to call a node in a table: an outcome by its words, others as they are written."""
-        match node:
+        match self.nodes[self.number(node)] if isinstance(node, str) else node:
             case Token(token):
                 return repr(self.vocabulary.get(token, str(token)))
             case Difference(good, bad):
                 return " − ".join(repr(self.vocabulary.get(i, str(i))) for i in (good, bad))
             case _:
-                return write(node)
+                return node if isinstance(node, str) else write(node)
 
     def influence(self) -> Float[Tensor, " node"]:
         """The share of the outcomes' weight that passes through every node, by all ways together.
@@ -140,7 +143,7 @@ class Graph:
         return subgraph_scores(self, select(self, selection))
 
     def select(self, selection: Selection) -> "Graph":
-        """The subgraph of some nodes; what others do to these is in `left_out`.
+        """The subgraph of some nodes; what others do to these is in `left_out`. Keep outcomes: influence starts at them.
 
         **Arguments:** `selection`: nodes, those without a position at all of them; or a function of a node.
 
@@ -207,6 +210,7 @@ class Graph:
         graph.paths(Embed(8), graph.outcomes[0], k=3)
         ```
         """
+        check_sizes("Graph.paths", k=k)
         return strongest_paths(self, self.number(source), self.number(target), k=k, by=by)
 
     def group(self, groups: "Mapping[str, Selection]") -> SuperGraph:

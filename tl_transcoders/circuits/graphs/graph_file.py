@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,7 +52,11 @@ def beside(where: str, path: Path) -> Iterator[Path]:
             expected="a file in a folder that exists",
             do="Make the folder first.",
         )
-    unfinished = path.with_name(f"{path.name}.part")
+    if path.is_dir() or not path.name:
+        raise ConfigError(
+            where, got=f"{path}", expected="a file", do="Give the file a name inside that folder."
+        )
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield unfinished
         unfinished.replace(path)

@@ -1,6 +1,7 @@
 """What a graph explains: chosen by the caller, or the most probable next tokens."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_transcoders.circuits.graphs.nodes import Difference, Outcome, Token, write
+from tl_transcoders.circuits.graphs.nodes import Difference, Outcome, Token, parse, write
 from tl_transcoders.circuits.nodes import Feature
 from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice.trace.run import Run
@@ -27,7 +28,8 @@ class TopTokens:
     pos: int = -1
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not 0 < self.mass <= 1:
+        whole = type(self.n) is int and type(self.pos) is int
+        if not whole or self.n < 1 or not 0 < self.mass <= 1:
             raise ConfigError(
                 "TopTokens",
                 got=f"n={self.n}, mass={self.mass}",
@@ -85,14 +87,14 @@ class Asked:
             case bool():
                 pass
             case int() | str():
-                return Token(self._token(target), self._inside(-1))
+                return self._named(target)
             case (int() | str() as good, int() | str() as bad):
                 return Difference(self._token(good), self._token(bad), self._inside(-1))
             case Token(token, pos):
                 return Token(self._token(token), self._inside(pos))
             case Difference(good, bad, pos):
                 return Difference(self._token(good), self._token(bad), self._inside(pos))
-            case Feature(layer, index, pos):
+            case Feature(int() as layer, int() as index, int() | None as pos):
                 self._check_feature(target)
                 return Feature(layer, index, self._inside(-1 if pos is None else pos))
             case _:
@@ -103,10 +105,31 @@ class Asked:
             'Write targets=["w", ("w", "v"), tlt.Feature(3, 7, -1)].',
         )
 
+    def _named(self, target: Word) -> Outcome:
+        """A token, or the text of a node that is none: `f3.7@5`."""
+        if isinstance(target, str) and (len(ids := self._ids(target)) != 1 or self._unknown(ids)):
+            with suppress(ConfigError):
+                node = parse(target)
+                if isinstance(node, Outcome):
+                    return self.node(node)
+        return Token(self._token(target), self._inside(-1))
+
+    def _ids(self, word: str) -> list[int]:
+        return self.run.spliced.model.to_tokens(word, prepend_bos=False)[0].tolist()
+
+    def _unknown(self, ids: list[int]) -> bool:
+        return ids == [getattr(self.run.spliced.host.tokenizer, "unk_token_id", None)]
+
     def _token(self, word: Word) -> int:
         vocab = self.run.logits.shape[-1]
         if isinstance(word, str):
-            found = self.run.spliced.model.to_tokens(word, prepend_bos=False)[0].tolist()
+            found = self._ids(word)
+            if self._unknown(found):
+                raise self.refusal(
+                    f"{word!r}, which the tokenizer does not know",
+                    "a token of its vocabulary",
+                    "Mind the space before it; or give its id.",
+                )
             if len(found) != 1:
                 raise self.refusal(
                     f"{word!r}, which is {len(found)} tokens",
@@ -114,22 +137,23 @@ class Asked:
                     "Mind the space before it.",
                 )
             return found[0]
-        if not 0 <= word < vocab:
+        if type(word) is not int or not 0 <= word < vocab:
             raise self.refusal(
-                f"token {word}", f"a token of the vocabulary, 0 to {vocab - 1}", "Correct it."
+                f"token {word!r}", f"a token of the vocabulary, 0 to {vocab - 1}", "Correct it."
             )
         return word
 
     def _inside(self, pos: int) -> int:
         length = self.run.shape[1]
-        if not -length <= pos < length:
+        if type(pos) is not int or not -length <= pos < length:
             raise self.refusal(
-                f"position {pos}", f"one of {length}", "Choose a position of the prompt."
+                f"position {pos!r}", f"one of {length}", "Choose a position of the prompt."
             )
         return pos % length
 
     def _check_feature(self, node: Feature) -> None:
-        swap = self.run.model.swaps.get(node.layer)
+        whole = type(node.layer) is int and type(node.index) is int
+        swap = self.run.model.swaps.get(node.layer) if whole else None
         if swap is None:
             spliced = sorted(self.run.model.swaps)
             raise self.refusal(

@@ -1,6 +1,6 @@
 """Some nodes of a graph, named or described."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from tl_transcoders.errors import ConfigError
 if TYPE_CHECKING:
     from tl_transcoders.circuits.graphs.graph import Graph
 
-Selection = Callable[[GraphNode], bool] | Iterable[GraphNode | str]
+Selection = Callable[[GraphNode], bool] | GraphNode | str | Iterable[GraphNode | str]
 """Nodes or their texts, those without a position at all of them; or a function that says of every node whether it is one."""
 
 
@@ -22,7 +22,15 @@ def select(graph: "Graph", selection: Selection) -> Bool[Tensor, " node"]:
     if callable(selection):
         return torch.tensor([bool(selection(node)) for node in graph.nodes], dtype=torch.bool)
     found = torch.zeros(len(graph.nodes), dtype=torch.bool)
-    for node in [selection] if isinstance(selection, str) else selection:
+    one = isinstance(selection, str | GraphNode)
+    if not one and (isinstance(selection, Mapping) or not isinstance(selection, Iterable)):
+        raise ConfigError(
+            "graph",
+            got=f"a {type(selection).__name__}",
+            expected="nodes, or a function that says of a node whether it is one",
+            do="Write graph.select([Embed(3), Feature(5, 1207)]).",
+        )
+    for node in [selection] if one else selection:
         found |= alike(graph, node)
     return found
 

@@ -107,7 +107,16 @@ class SuperGraph:
 def _members(
     graph: "Graph", groups: Mapping[str, Selection]
 ) -> tuple[tuple[str, ...], Int[Tensor, " node"]]:
-    """All names, and which of them every node belongs to; raises ConfigError for nodes in two groups, or none in one."""
+    """All names, and which of them every node belongs to; raises ConfigError for nodes in two groups, or none in one,
+    and for the name of another node.
+    """
+    if not isinstance(groups, Mapping):
+        raise ConfigError(
+            "Graph.group",
+            got=f"a {type(groups).__name__}",
+            expected="groups of nodes by name",
+            do='Write graph.group({"years": [Feature(3, 402), Feature(3, 149)]}).',
+        )
     member = torch.full((len(graph.nodes),), -1)
     for i, (name, selection) in enumerate(groups.items()):
         chosen = select(graph, selection)
@@ -127,6 +136,13 @@ def _members(
     member[alone] = len(groups) + torch.arange(len(alone))
     nodes = list(graph.nodes.take(alone))
     labels = [graph.label(node) for node in nodes]
+    if taken := groups.keys() & set(map(write, nodes)):
+        raise ConfigError(
+            "Graph.group",
+            got=f"groups named like nodes outside them, {', '.join(sorted(taken))}",
+            expected="names of their own",
+            do="Give the groups other names.",
+        )
     uses = Counter(labels)
     own = (
         label if uses[label] == 1 and label not in groups else write(node)

@@ -83,11 +83,12 @@ class Sweeper:
         if not self.cut:
             return
         readers: dict[int, tuple[Tensor, Reader]] = {}
-        features = self.table.is_a("feature")
+        sources = self.circuitry.sources.table  # targets that are silent features are pulled
+        features = sources.is_a("feature")
         for layer in range(self.cut):
-            (number,) = (features & (self.table.layer == layer)).nonzero(as_tuple=True)
+            (number,) = (features & (sources.layer == layer)).nonzero(as_tuple=True)
             if len(number):
-                reader = read(self.circuitry.frame, self.table.take(number))
+                reader = read(self.circuitry.frame, sources.take(number))
                 readers[layer] = number, reader
                 bias = torch.zeros(len(self.rows.bias), len(number), dtype=self.rows.bias.dtype)
                 bias[layer] = reader.bias.cpu()

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_transcoders.circuits.graphs.removal import Removable, Removal
-from tl_transcoders.circuits.nodes import Head
 from tl_transcoders.splice.trace.run import Run
 
 if TYPE_CHECKING:
@@ -22,7 +21,8 @@ class Validation:
 
     Frozen, every target must change by −effect: `found` and `expected`. Live, all is computed again, errors as the
     splice says, as in `intervene`: `live` is what became of the outcomes, `predicted` what the graph says over all
-    paths together, −`Graph.total_effects`.
+    paths together, −`Graph.total_effects`. Where something was left out of a target's row, a graph says nothing of
+    sources without an edge: `expected` is NaN there.
     """
 
     removed: tuple[Removable, ...]
@@ -36,8 +36,9 @@ class Validation:
     @property
     def gap(self) -> float:
         """The largest difference between frozen and expected, in units of the largest edge."""
-        largest = float(self.expected.abs().max())
-        return float((self.found - self.expected).abs().max()) / max(largest, 1e-30)
+        largest = float(self.expected.nan_to_num().abs().max())
+        apart = (self.found - self.expected)[~self.expected.isnan()]
+        return float(apart.abs().max()) / max(largest, 1e-30) if len(apart) else 0.0
 
     @property
     def rank_correlation(self) -> float:
@@ -61,16 +62,17 @@ def validate(graph: "Graph", run: Run, n: int, seed: int) -> Validation:
     chosen = writers[shuffled[:n]]
     heads = graph.nodes.is_a("head")
     (targets,) = (~graph.value.isnan() & ~heads).nonzero(as_tuple=True)
-    held = tuple(node for node in graph.nodes.take(heads) if isinstance(node, Head))
     nodes = tuple(node for node in graph.nodes.take(chosen) if isinstance(node, Removable))
     (outcomes,) = (graph.weight > 0).nonzero(as_tuple=True)
+    untold = (graph.left_out != 0).expand(len(chosen), -1)
     expected = graph.effect.new_zeros(len(chosen), len(graph.nodes))
+    expected = expected.masked_fill(untold, float("nan"))
     for row, source in enumerate(chosen):
         here = graph.source == source
         expected[row, graph.target[here].long()] = -graph.effect[here]
     return Validation(
         removed=nodes,
-        found=Removal(run, nodes, graph.nodes.take(targets), held=(held,) * len(nodes))
+        found=Removal(run, nodes, graph.nodes.take(targets), held=(graph.cut,) * len(nodes))
         .run_all()
         .cpu(),
         expected=expected[:, targets],

@@ -15,6 +15,7 @@ from tl_transcoders.circuits.weights.heads import HeadMap, norms
 from tl_transcoders.circuits.weights.stream import Stream
 from tl_transcoders.circuits.weights.via import Via
 from tl_transcoders.circuits.weights.way import Way
+from tl_transcoders.errors import ConfigError
 from tl_transcoders.splice import Spliced
 
 
@@ -45,7 +46,8 @@ class FeatureCard:
         yield self._line("tokens", self.tokens, at_source=True)
         for layer, found in self.features.items():
             yield self._line(f"layer {layer}", found, at_source=True)
-        for head, norm in self.heads.top(len(self.tokens_by_head)):
+        for head in self.tokens_by_head:
+            norm = float(self.heads.value[head.layer, head.head])
             yield f"  through {write_node(head)}, norm {norm:.3g}"
             yield "  " + self._line("tokens", self.tokens_by_head[head], at_source=True)
             for (other, layer), found in self.features_by_head.items():
@@ -82,6 +84,13 @@ def feature_card(
     ```
     """
     check_sizes("feature_card", k=k, n_heads=n_heads)
+    if not isinstance(feature, Feature) or feature.pos is not None:
+        raise ConfigError(
+            "feature_card, feature",
+            got=repr(feature),
+            expected="a Feature without a position",
+            do="Write feature_card(spliced, Feature(5, 1207)).",
+        )
     stream = Stream(spliced)
     heads = norms(stream, None, feature)
     first = [head for head, _ in heads.top(n_heads)]

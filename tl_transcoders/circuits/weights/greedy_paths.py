@@ -133,7 +133,7 @@ class GreedySearch:
         rounding = 8 * torch.finfo(x.dtype).eps * float(x.norm() * vector.norm())
         gap = max(abs(total - reading.value) - rounding, 0.0) / max(size, 1e-30)
         self._gap = max(self._gap, gap)
-        check_gap(f"greedy_paths, {reading.node}", gap, self._reader.frame.run.embed.dtype)
+        check_gap(f"greedy_paths, {reading.node}", gap, *self._reader.frame.dtypes)
 
     def _accounts(self, kept: list[Tip]) -> dict[tuple[PathNode, ...], Account]:
         return {

@@ -85,6 +85,14 @@ def by_head(
     by_head(spliced, source=Feature(3, 809), target=Feature(5, 1207)).top(3)
     ```
     """
+    for end, kinds in ((source, Feature | Token), (target, Feature | Token | Difference)):
+        if not isinstance(end, kinds):
+            raise ConfigError(
+                "by_head",
+                got=repr(end),
+                expected="one feature or token, or as a target a difference",
+                do="Ask ov_norms for all features of a layer, or connections(..., via=Head(layer, head)).",
+            )
     stream = Stream(spliced)
     values = _nothing(stream)
     g = stream.read(target).take(slice(0, 1), stream.dtype)

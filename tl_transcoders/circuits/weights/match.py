@@ -22,7 +22,7 @@ class Match:
     Kinds are `"embed" "head" "feature" "skip" "error" "mlp"`. `Match(kind="feature", layer=range(5, 9))` is any feature
     of layers 5 to 8, `Match(pos=range(1, 12))` anything but at the first of twelve positions.
 
-    **Raises:** ConfigError for a kind there is none of.
+    **Raises:** ConfigError for a kind there is none of, or a negative number.
     """
 
     kind: str | Collection[str] | None = None
@@ -39,6 +39,15 @@ class Match:
                 expected=f"any of {', '.join(KINDS)}",
                 do="Correct it.",
             )
+        for name in ("layer", "pos", "index"):
+            numbers = _several(getattr(self, name))
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise ConfigError(
+                    f"Match, {name}",
+                    got=repr(getattr(self, name)),
+                    expected="whole numbers from 0, counted from the front",
+                    do="Correct it.",
+                )
 
     def mask(self, rows: Int[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
         """Which rows of kind, layer, position and index match."""

@@ -112,7 +112,7 @@ def mean_connections(
     **Arguments:**
 
     - `tokens`: prompts of one length, padded on the right where need be; `mask`: which tokens count, by default all
-      at which a transcoder stands.
+      but padding; never those at which no transcoder stands.
     - `source`, `target`, `via`, `sign`: as of `connections`; `given`: None, `"source"`, `"target"` or `"both"`.
     - `least`: at how many tokens both must fire (where neither or the source is given: something arrive), so that
       the strongest are not those seen once.
@@ -132,7 +132,7 @@ def mean_connections(
     _check_target(target)
     check_tokens(spliced.host, tokens, "mean_connections")
     way = Way.of(Stream(spliced), _everywhere(source), _everywhere(target), via)
-    counted = _counted(tokens, mask)
+    counted = _counted(spliced, tokens, mask)
     tally = Tally(way, memory)
     for start in tqdm(range(0, len(tokens), batch_size), disable=not progress, desc="means"):
         rows = slice(start, start + batch_size)
@@ -231,10 +231,23 @@ def _everywhere(end: Any) -> Any:
 
 
 def _counted(
-    tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    spliced: Spliced, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
 ) -> Bool[Tensor, "batch pos"]:
     if mask is None:
-        return torch.ones_like(tokens, dtype=torch.bool)
+        counted = torch.ones_like(tokens, dtype=torch.bool)
+        padding = getattr(spliced.host.tokenizer, "pad_token_id", None)
+        if padding is not None:
+            counted[:, 1:] = (
+                tokens[:, 1:] != padding
+            )  # the first may be a BOS that is the same token
+        return counted
+    if not isinstance(mask, Tensor):
+        raise ConfigError(
+            "mean_connections, mask",
+            got=f"a {type(mask).__name__}",
+            expected="a torch.bool tensor of the shape of the tokens",
+            do="Give True for every token that counts.",
+        )
     if mask.shape != tokens.shape or mask.dtype != torch.bool:
         raise ShapeError(
             "mean_connections, mask",
