@@ -122,7 +122,7 @@ def _rezip(edit: Edit, content: bytes, change: Callable[[Edit, bytes], bytes]) -
             members = {name: archive.read(name) for name in archive.namelist()}
     except (
         BadZipFile,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's own, for a compression it does not know
         ValueError,
         OSError,
         RuntimeError,

@@ -91,11 +91,12 @@ def test_arguments_of_the_wrong_kind() -> None:
     """In a process without the shape checker, which would refuse them first."""
     script = """
         from tests.test_bad import HOSTS, one, splice
+        from tl_transcoders.errors import TLTranscodersError
         model = HOSTS[0].build()
         for transcoders, options in [({1: one(model)}, {}), (one(model), {"error": "ignore"}), (one(model), {"exclude": "bos"})]:
             try:
                 splice(model, transcoders, **options)
-            except Exception as error:
+            except TLTranscodersError as error:
                 print(type(error).__name__, error)
         """
     script = textwrap.dedent(script).replace("tests.test_bad", "tests.splice.test_bad_input")

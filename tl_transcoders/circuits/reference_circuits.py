@@ -16,13 +16,11 @@ from tl_transcoders.circuits.nodes import READERS, Edge, Embed, Head, KeyValue, 
 from tl_transcoders.circuits.reference import (
     Metric,
     PathPatch,
-    Place,
-    Put,
-    Runner,
     depth_of,
     place_of,
     put_part,
 )
+from tl_transcoders.circuits.reference_runs import Place, Put, Runner
 from tl_transcoders.splice import Spliced
 
 

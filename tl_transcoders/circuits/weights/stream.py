@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_transcoders.circuits.checks import check_spliced
 from tl_transcoders.circuits.graphs import Difference, Token
 from tl_transcoders.circuits.nodes import Embed, Feature, Logits
 from tl_transcoders.circuits.weights.ends import Features, Source, Target
@@ -68,22 +69,10 @@ class Stream:
     """The weights of a spliced model around its residual stream."""
 
     def __init__(self, spliced: Spliced, model: TracedModel | None = None) -> None:
-        self.check(spliced)
+        check_spliced(spliced)
         self.spliced = spliced
         self.model = take_apart(spliced) if model is None else model
         self.dtype = torch.promote_types(self.model.anatomy.W_U.dtype, torch.float32)
-
-    @staticmethod
-    def check(spliced: object) -> None:
-        """Raise ConfigError for what is no splice, SpliceError for one that is removed."""
-        if not isinstance(spliced, Spliced):
-            raise ConfigError(
-                "weights",
-                got=f"a {type(spliced).__name__}",
-                expected="a spliced model",
-                do="Call it inside `with tlt.splice(model, transcoders) as spliced:` with `spliced`.",
-            )
-        spliced.check_installed()
 
     @property
     def n_layers(self) -> int:
